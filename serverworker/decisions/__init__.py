@@ -1,0 +1,1 @@
+"""Layer 2: decisions. Pure functions of values: no reactor, no clock, no I/O."""

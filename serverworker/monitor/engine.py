@@ -1,0 +1,310 @@
+"""The engine: feeds the core with what happens, does what it orders, and tells what it says."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from serverworker.decisions import inputs
+from serverworker.decisions.session import next_wake, step
+from serverworker.decisions.turn import GRACE_SECONDS
+from serverworker.monitor.stream import EventStream
+from serverworker.monitor.worker_process import LastWords, WorkerProcess
+from serverworker.processes.spawn import Recipe, Spawner
+from serverworker.processes.stacks import hung_at
+from serverworker.values import events
+from serverworker.values.errors import ConfigurationError, ErrorRecord, ServerWorkerError
+from serverworker.values.events import Beat, Event, OutputLine
+from serverworker.values.exit_status import ExitStatus
+from serverworker.values.state import Life, Policy, SessionState
+from serverworker.wire import commands
+from serverworker.wire.emits import Handlers
+
+
+class NotDone(ServerWorkerError):
+    """What was asked for did not happen. The text says why, and what goes on."""
+
+
+@frozen(kw_only=True)
+class Surroundings:
+    """What an engine is given: everything that it does to the world goes through here."""
+
+    reactor: Any
+    spawner: Spawner
+    handlers: Handlers
+    """Those of the monitor, for the workers' emits."""
+    stream: EventStream
+    recipe: Callable[[int], Recipe]
+    """The recipe of a generation; raises `ConfigurationError` where there can be none."""
+    join_answer: Callable[[int, int], Deferred[dict[str, Any]]]
+    """What a worker that joins is told, by its id and generation."""
+    tolerance: Callable[[], int]
+    """How many heartbeats in a row may fail."""
+    started: Callable[[int], None]
+    """Is told the pid of every process that was started."""
+    gone: Callable[[int], None]
+    """Is told the pid of every process that has ended."""
+    finished: Callable[[int, str], None]
+    """Is told the status and the reason when the session is over."""
+
+
+class Engine:
+    """Runs one session. All its decisions are the core's; all its deeds are of the workers' processes."""
+
+    _log = Logger(namespace="serverworker.monitor")
+
+    def __init__(self, surroundings: Surroundings, policy: Policy, seed: int) -> None:
+        """`seed` is where the jitter of the back-off begins."""
+        self._around = surroundings
+        self._state = SessionState(policy=policy, seed=seed)
+        self._processes: dict[int, WorkerProcess] = {}
+        self._inputs: deque[inputs.Input] = deque()
+        self._turning = False
+        self._wake: IDelayedCall | None = None
+        self._answers: dict[int, Deferred[str]] = {}
+        self._last_request = 0
+        self._broken = False
+
+    @property
+    def state(self) -> SessionState:
+        """The state of the session, now."""
+        return self._state
+
+    def process(self, worker_id: int) -> WorkerProcess | None:
+        """The process of a worker, or None if there is none."""
+        return self._processes.get(worker_id)
+
+    def pinged(self) -> Iterable[WorkerProcess]:
+        """The workers that owe an answer to a ping: not while they start, which may take one long import."""
+        lives = (Life.LOADED, Life.READY, Life.SERVING, Life.DRAINING)
+        for worker in self._state.in_life(*lives):
+            process = self._processes.get(worker.id)
+            if process is not None:
+                yield process
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def ask_restart(self, mode: str, asked_by: str) -> Deferred[str]:
+        """Start a new generation; fires with what came of it, or fails with `NotDone`."""
+        request, answer = self._request()
+        self.happened(inputs.AskRestart(mode=mode, asked_by=asked_by, request=request))
+        return answer
+
+    def ask_end(self, reason: str, *, graceful: bool, status: int) -> Deferred[str]:
+        """End the session; fires when every worker is gone."""
+        request, answer = self._request()
+        self.happened(inputs.AskEnd(reason=reason, graceful=graceful, status=status, request=request))
+        return answer
+
+    def _request(self) -> tuple[int, Deferred[str]]:
+        self._last_request += 1
+        answer: Deferred[str] = Deferred()
+        self._answers[self._last_request] = answer
+        return self._last_request, answer
+
+    # --- the turn -------------------------------------------------------------------------------
+
+    def happened(self, happened: inputs.Input) -> None:
+        """Feed the core. An input that comes while one is at work waits for it."""
+        self._inputs.append(happened)
+        if self._turning:
+            return
+        self._turning = True
+        try:
+            while self._inputs:
+                self._turn(self._inputs.popleft())
+        finally:
+            self._turning = False
+        self._set_wake()
+
+    def _turn(self, happened: inputs.Input) -> None:
+        if self._broken:
+            self._turn_broken(happened)
+            return
+        try:
+            result = step(self._state, happened, self._around.reactor.seconds())
+        except Exception as error:
+            self._break(error, happened)
+            return
+        self._state = result.state
+        for command in result.commands:
+            self._do(command)
+        for event in result.events:
+            self._tell(event)
+
+    def _set_wake(self) -> None:
+        if self._wake is not None and self._wake.active():
+            self._wake.cancel()
+        now = self._around.reactor.seconds()
+        wake = None if self._broken else next_wake(self._state, now)
+        if wake is not None:
+            self._wake = self._around.reactor.callLater(max(wake - now, 0.001), self.happened, inputs.Tick())
+
+    # --- what the core orders -------------------------------------------------------------------
+
+    def _do(self, command: inputs.Command) -> None:
+        match command:
+            case inputs.Spawn(worker=worker, generation=generation):
+                # In the next turn: whoever takes over now gets its order first, and starting a process takes time.
+                self._around.reactor.callLater(0, self._spawn, worker, generation)
+            case inputs.Activate(worker=worker):
+                self._order(worker, commands.Activate)
+            case inputs.Serve(worker=worker):
+                self._order(worker, commands.Serve)
+            case inputs.Leave(worker=worker, kind=kind, text=text, seconds=seconds, drain=drain):
+                self._order(worker, commands.Leave, kind=kind, text=text, seconds=seconds, drain=drain)
+            case inputs.Kill(worker=worker, dump=dump):
+                if worker in self._processes:
+                    self._processes[worker].kill(dump=dump)
+            case inputs.DumpStacks(worker=worker):
+                if worker in self._processes:
+                    self._processes[worker].dump_stacks()
+            case inputs.Answer(request=request, ok=ok, text=text):
+                self._answer(request, ok, text)
+            case inputs.Finish(status=status, reason=reason):
+                self._around.reactor.callLater(0, self._around.finished, status, reason)
+
+    def _order(self, worker: int, command: Any, **arguments: Any) -> None:
+        process = self._processes.get(worker)
+        if process is not None:
+            process.order(command, **arguments)
+
+    def _answer(self, request: int, ok: bool, text: str) -> None:
+        answer = self._answers.pop(request, None)
+        if answer is None:
+            return
+        if ok:
+            answer.callback(text)
+        else:
+            answer.errback(NotDone(text))
+
+    def _spawn(self, worker_id: int, generation: int) -> None:
+        worker = self._state.worker(worker_id)
+        if worker is None or worker.life is Life.DEAD:
+            # It was given up before it was there.
+            self.happened(inputs.Exited(worker=worker_id, signal="SIGKILL"))
+            return
+        process = WorkerProcess(
+            reactor=self._around.reactor, worker_id=worker_id, owner=self, handlers=self._around.handlers
+        )
+        self._processes[worker_id] = process
+        try:
+            pid = process.spawn(self._around.spawner, self._around.recipe(generation))
+        except (OSError, ConfigurationError) as error:
+            del self._processes[worker_id]
+            permanent = not isinstance(error, OSError) or isinstance(
+                error, FileNotFoundError | PermissionError
+            )
+            text = f"the process cannot be started: {error}"
+            self.happened(inputs.SpawnFailed(worker=worker_id, text=text, permanent=permanent))
+            return
+        if pid is not None:
+            self._around.started(pid)
+        self.happened(inputs.Spawned(worker=worker_id, pid=pid or 0))
+        process.spawned()
+
+    # --- what the core says ---------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, events.WorkerDied):
+            event = self._with_last_words(event)
+        elif isinstance(event, events.WorkerExited):
+            self._bury(event.worker)
+        self._around.stream.publish(event)
+
+    def _with_last_words(self, died: events.WorkerDied) -> events.WorkerDied:
+        words = self._bury(died.worker)
+        if words is None:
+            return died
+        at = hung_at(words.stacks) if words.stacks else None
+        return evolve(
+            died,
+            output=words.output,
+            beats=words.beats,
+            requests=words.requests,
+            stacks=words.stacks,
+            hung_at=str(at) if at is not None else "",
+        )
+
+    def _bury(self, worker_id: int) -> LastWords | None:
+        process = self._processes.pop(worker_id, None)
+        if process is None:
+            return None
+        words = process.last_words()
+        if process.pid is not None:
+            self._around.gone(process.pid)
+        return words
+
+    # --- what the workers say (`worker_process.Owner`) ------------------------------------------
+
+    def join_answer(self, worker_id: int) -> Deferred[dict[str, Any]]:
+        """What a worker that joins is told."""
+        worker = self._state.worker(worker_id)
+        return self._around.join_answer(worker_id, 0 if worker is None else worker.generation)
+
+    def beaten(self, worker_id: int, beat: Beat) -> None:
+        """A worker has polled itself."""
+        tolerance = self._around.tolerance()
+        self.happened(
+            inputs.BeatTold(worker=worker_id, failures=beat.failures, text=beat.text, tolerance=tolerance)
+        )
+
+    def printed(self, line: OutputLine) -> None:
+        """A worker has printed a line."""
+        self._around.stream.publish(line)
+
+    def noted(self, worker_id: int, text: str) -> None:
+        """A worker tells of itself."""
+        self._around.stream.publish(events.Lifecycle(worker=worker_id, text=text))
+
+    def asked_to_end(self, worker_id: int, reason: str, graceful: bool, status: int) -> None:
+        """A worker wants the session to end."""
+        text = f"worker {worker_id}: {reason}"
+        self.happened(inputs.AskEnd(reason=text, graceful=graceful, status=status))
+
+    # --- the core's own fault -------------------------------------------------------------------
+
+    def _break(self, error: Exception, happened: inputs.Input) -> None:
+        """The core is not to be trusted any more: every worker is asked to leave, then killed; status 70."""
+        self._broken = True
+        seconds = self._state.policy.drain_seconds
+        where = f"the monitor's core, at {type(happened).__name__}"
+        step_next = (
+            f"the workers have {seconds:g} s to finish what they are at, then the session ends with 70"
+        )
+        self._log.failure("the core failed at {happened}; {next}", happened=happened, next=step_next)
+        self._around.stream.publish(
+            events.Fault(where=where, error=ErrorRecord.from_exception(error), next_step=step_next)
+        )
+        for process in tuple(self._processes.values()):
+            process.order(
+                commands.Leave,
+                kind="session-end",
+                text="the monitor has a fault",
+                seconds=seconds,
+                drain=True,
+            )
+        self._around.reactor.callLater(seconds + GRACE_SECONDS, self._kill_all)
+        self._finish_if_empty()
+
+    def _turn_broken(self, happened: inputs.Input) -> None:
+        if isinstance(happened, inputs.Exited):
+            self._bury(happened.worker)
+            self._finish_if_empty()
+        elif isinstance(happened, inputs.AskEnd) and not happened.graceful:
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        for process in tuple(self._processes.values()):
+            process.kill()
+
+    def _finish_if_empty(self) -> None:
+        if not self._processes:
+            status = int(ExitStatus.SOFTWARE)
+            self._around.reactor.callLater(0, self._around.finished, status, "the monitor's own fault")

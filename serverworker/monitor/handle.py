@@ -1,0 +1,168 @@
+"""`Monitor`: the session as an agent, the console, and every other surface has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from serverworker.monitor.console_commands import ConsoleAction
+from serverworker.processes.exit_handlers import ExitHandler
+from serverworker.processes.shell import ShellResult
+from serverworker.values import events
+from serverworker.values.errors import PeerLost, nearest
+from serverworker.values.events import Event, Told
+from serverworker.values.settings import Settings
+from serverworker.values.state import Life, SessionState
+
+if TYPE_CHECKING:
+    from serverworker.monitor.session import Session
+
+
+class Monitor:
+    """The monitor's half of the session. There is one in a monitor process; the session makes it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    # --- what is --------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> SessionState:
+        """The state of the session, now: one frozen value."""
+        return self._session.engine.state
+
+    @property
+    def settings(self) -> Settings:
+        """What the session is configured with; changed by `set_port` and `set_polling`."""
+        return self._session.settings
+
+    def seconds(self) -> float:
+        """The monotonic time that `state` is told in."""
+        return float(self._session.reactor.seconds())
+
+    # --- IPC ------------------------------------------------------------------------------------
+
+    def on(self, name: str, handler: Callable[[Any], Any]) -> None:
+        """Have `handler(args)` called for the workers' emits of that name; plain, Deferred or coroutine."""
+        self._session.handlers.on(name, handler)
+
+    def off(self, name: str, handler: Callable[[Any], Any]) -> None:
+        """Take a handler back. Nothing happens if it is not registered."""
+        self._session.handlers.off(name, handler)
+
+    def clear_message_listeners(self, name: str) -> None:
+        """Take back every handler of that name."""
+        self._session.handlers.clear(name)
+
+    def emit(
+        self, name: str, args: Any = None, timeout: float | None = None, *, worker: int | None = None
+    ) -> Deferred[Any]:
+        """Call the workers' handlers of that name, with any JSON value.
+
+        To all that serve: answers `{worker id: list of results, or the error}`, and never fails. To one, by its id:
+        answers the list of results, or fails as `ServerWorker.emit` does; with `PeerLost` where there is none.
+        `timeout` in seconds; None: ``[ipc] timeout_seconds``.
+        """
+        seconds = self.settings.ipc.timeout_seconds if timeout is None else timeout
+        if worker is not None:
+            return self._emit_to(worker, name, args, seconds)
+        ids = [each.id for each in self.state.in_life(Life.SERVING)]
+        emits = DeferredList([self._emit_to(each, name, args, seconds) for each in ids], consumeErrors=True)
+
+        def by_id(outcomes: list[tuple[bool, Any]]) -> dict[int, Any]:
+            return {
+                each: result if ok else result.value for each, (ok, result) in zip(ids, outcomes, strict=True)
+            }
+
+        return emits.addCallback(by_id)
+
+    def _emit_to(self, worker: int, name: str, args: Any, seconds: float) -> Deferred[list[Any]]:
+        process = self._session.engine.process(worker)
+        if process is None:
+            ids = [str(each.id) for each in self.state.workers]
+            failed: Deferred[list[Any]] = Deferred()
+            failed.errback(PeerLost(f"there is no worker {worker}{nearest(str(worker), ids)}"))
+            return failed
+        return process.link.emit(name, args, seconds)
+
+    # --- hooks ----------------------------------------------------------------------------------
+
+    def subscribe(self, callback: Callable[[Told], Any], *kinds: type[Event]) -> Callable[[], None]:
+        """Have `callback(told)` called for every event, or for those of `kinds`; answers a function that ends it.
+
+        What it raises, at once or later, is reported and harms nothing.
+        """
+        return self._session.subscribe(callback, *kinds)
+
+    def on_crash_detected(self, callback: Callable[[events.WorkerDied], Any]) -> None:
+        """Have `callback(event)` called for every death that nobody asked for, with its cause and last output."""
+        self.subscribe(lambda told: callback(told.event), events.WorkerDied)  # type: ignore[arg-type]  # of that kind
+
+    def on_server_running(self, callback: Callable[[events.ServerRunning], Any]) -> None:
+        """Have `callback(event)` called whenever a worker begins to serve."""
+        self.subscribe(lambda told: callback(told.event), events.ServerRunning)  # type: ignore[arg-type]  # of that kind
+
+    def add_exit_handler(self, handler: ExitHandler) -> None:
+        """Have `handler(reason: ExitReason)` called in the monitor when the session begins to end."""
+        self._session.exit_handlers.add(handler)
+
+    def add_console_command(
+        self,
+        name: str,
+        patterns: Sequence[str],
+        action: ConsoleAction,
+        help: str = "",
+    ) -> None:
+        """Add a command for the console: `action(*arguments)` when `name` is typed.
+
+        `patterns`: a regular expression for each argument, which must match the whole of it; arguments keep their
+        case. Several commands may share a name if they differ in the number of arguments or their patterns.
+        Raises `ValueError` for a name that is taken, or is no single word.
+        """
+        self._session.console_commands.add(name, patterns, action, help)
+
+    # --- deeds ----------------------------------------------------------------------------------
+
+    def exec(self, command: str | Sequence[str], timeout: float = 600.0) -> Deferred[ShellResult]:
+        """Run a shell command without blocking; its output goes to the log line by line.
+
+        A text runs in ``/bin/sh``, a sequence without one. Answers its status and output, whatever the status;
+        after `timeout` seconds it is killed with its children. Fails with `ServerWorkerError` if it cannot be started.
+        """
+        return self._session.exec(command, timeout)
+
+    def restart(self, mode: str = "clean", asked_by: str = "the agent") -> Deferred[str]:
+        """Start a new generation; ``force`` skips the drain of the old one, never the readiness of the new.
+
+        Fires when the new one serves; fails with `NotDone` when it was dropped, and says why.
+        """
+        if mode not in ("clean", "force"):
+            raise ValueError(f"a restart is clean or force, not {mode!r}")
+        return self._session.engine.ask_restart(mode, asked_by)
+
+    def kill_session(self, reason: str, graceful: bool = True, error_code: int = 0) -> Deferred[str]:
+        """End the session: exit handlers, every worker drained (or, not graceful, killed), exit with that status.
+
+        Ends within the drain deadline and a few seconds. Fires when every worker is gone.
+        """
+        return self._session.engine.ask_end(reason, graceful=graceful, status=error_code)
+
+    def set_polling(self, seconds: float) -> None:
+        """Change the heartbeat's interval in every worker, at once. Raises `ConfigurationError` out of range."""
+        self._session.set_polling(seconds)
+
+    def set_port(
+        self, name: str, description: int | str, *, now: bool = False, asked_by: str = "the agent"
+    ) -> Deferred[str]:
+        """Give a port another address: from the next restart on, or with a restart `now`.
+
+        Raises `ConfigurationError` for no such port or no such address, `PortUnavailable` if it cannot be bound: it
+        is bound before anything is changed.
+        """
+        return self._session.set_port(name, description, now=now, asked_by=asked_by)
+
+    def set_workers(self, count: int) -> None:
+        """Change how many workers serve; going down drains. Raises `ConfigurationError` out of range."""
+        self._session.set_workers(count)

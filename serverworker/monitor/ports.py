@@ -1,0 +1,63 @@
+"""The ports that the monitor has bound: it owns the sockets, and never accepts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from serverworker.processes.sockets import SocketFile, bind, describe_bound, file_of
+from serverworker.processes.spawn import BoundPort
+from serverworker.values.errors import ConfigurationError, nearest
+from serverworker.values.ports import PortSettings, parse_port
+
+
+class Ports:
+    """The session's ports, by name. A socket lives as long as a generation may need it."""
+
+    def __init__(self, bound: Mapping[str, socket.socket]) -> None:
+        """Takes over sockets that `serverworker.processes.sockets.bind` has made."""
+        self._bound = dict(bound)
+        self._files: dict[str, SocketFile | None] = {name: file_of(each) for name, each in bound.items()}
+        self._former: list[tuple[socket.socket, SocketFile | None]] = []
+
+    def bound(self) -> tuple[BoundPort, ...]:
+        """What the next generation is handed."""
+        return tuple(
+            BoundPort(name=name, description=describe_bound(each), socket=each)
+            for name, each in self._bound.items()
+        )
+
+    def described(self) -> tuple[str, ...]:
+        """Each as ``name=address``."""
+        return tuple(f"{port.name}={port.description}" for port in self.bound())
+
+    def change(self, name: str, description: int | str) -> PortSettings:
+        """Give a port another address, bound here and now; the generation that serves keeps the former one.
+
+        Raises `ConfigurationError` and `PortUnavailable`, and changes nothing then.
+        """
+        if name not in self._bound:
+            raise ConfigurationError(f"there is no port {name!r}{nearest(name, list(self._bound))}")
+        settings = parse_port(name, description)
+        made = bind(settings)
+        self._former.append((self._bound[name], self._files[name]))
+        self._bound[name], self._files[name] = made, file_of(made)
+        return settings
+
+    def close_former(self) -> None:
+        """Close the sockets that no worker serves any more."""
+        for former, file in self._former:
+            former.close()
+            if file is not None:
+                file.unlink()
+        self._former.clear()
+
+    def close(self) -> None:
+        """Close all, and remove the files of unix sockets that are still ours."""
+        self.close_former()
+        for name, each in self._bound.items():
+            each.close()
+            file = self._files[name]
+            if file is not None:
+                file.unlink()
+        self._bound.clear()

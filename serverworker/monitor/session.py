@@ -1,0 +1,305 @@
+"""A session in the monitor: what joins the engine, the agent, the guardian, the ports and the settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from serverworker.decisions import inputs
+from serverworker.monitor.console_commands import ConsoleCommands
+from serverworker.monitor.engine import Engine, Surroundings
+from serverworker.monitor.handle import Monitor
+from serverworker.monitor.pinger import Pinger
+from serverworker.monitor.ports import Ports
+from serverworker.monitor.stream import EventStream
+from serverworker.processes.agent import SessionAgent
+from serverworker.processes.awaiting import finished, record_of, within
+from serverworker.processes.descendants import is_stopped, kill_session
+from serverworker.processes.exit_handlers import ExitHandlers
+from serverworker.processes.guardian import Guardian
+from serverworker.processes.role import THIS_PROCESS, ProcessRole
+from serverworker.processes.shell import ShellResult, run
+from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, resolve_recipe
+from serverworker.values import events
+from serverworker.values.events import Event, Told
+from serverworker.values.reasons import ExitKind, ExitReason
+from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
+from serverworker.values.state import Policy
+from serverworker.wire import commands
+from serverworker.wire.emits import Handlers
+
+OWN_COMMANDS = ("status", "restart", "exit", "set", "help")
+"""The console's own commands; an agent's may not have these names."""
+
+_AGENT_SECONDS = 10.0
+"""How long workers wait for the agent to set the monitor up before they go on without."""
+_STEP_SECONDS = 5.0
+"""How long each step of the monitor's own end may take."""
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The figures that decisions depend on."""
+    return Policy(
+        count=settings.workers.count,
+        standby=settings.workers.standby,
+        overlap=settings.workers.overlap,
+        startup_seconds=settings.startup.timeout_seconds,
+        drain_seconds=settings.drain.timeout_seconds,
+        initial_delay_seconds=settings.restart.initial_delay_seconds,
+        maximum_delay_seconds=settings.restart.maximum_delay_seconds,
+        reset_after_seconds=settings.restart.reset_after_seconds,
+        starting_at_once=max(2, os.cpu_count() or 1),
+    )
+
+
+class Session:
+    """One run of the monitor."""
+
+    _log = Logger(namespace="serverworker.monitor")
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        settings: Settings,
+        ports: Ports,
+        stream: EventStream,
+        environment: Mapping[str, str],
+        key: str,
+        seed: int,
+        over: Callable[[int], object],
+        spawner: Spawner | None = None,
+        role: ProcessRole = THIS_PROCESS,
+    ) -> None:
+        """`over(status)` is called when all is gone. Raises `AlreadyLaunched` where a monitor runs already."""
+        role.take("monitor")
+        self.reactor = reactor
+        self.settings = settings
+        self.stream = stream
+        self.handlers = Handlers()
+        self.console_commands = ConsoleCommands(OWN_COMMANDS)
+        self.exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
+        self.key = key
+        self.handle = Monitor(self)
+        self._role = role
+        self._ports = ports
+        self._environment = environment
+        self._over = over
+        self._closers: list[Callable[[], Any]] = []
+        self._recipes: dict[int, Recipe] = {}
+        self._agent_ready: Deferred[None] | None = None
+        self._exits: Deferred[Any] = succeed(None)
+        self._guardian = Guardian(reactor)
+        self.engine = Engine(
+            Surroundings(
+                reactor=reactor,
+                spawner=spawner or InterpreterSpawner(reactor),
+                handlers=self.handlers,
+                stream=stream,
+                recipe=self._recipe,
+                join_answer=self._join_answer,
+                tolerance=lambda: self.settings.polling.failure_tolerance,
+                started=self._guardian.watch,
+                gone=self._process_gone,
+                finished=self._finished,
+            ),
+            policy_of(settings),
+            seed,
+        )
+        self._pinger = Pinger(
+            clock=reactor, settings=settings.watchdog, workers=self.engine.pinged, hung=self._hung
+        )
+        stream.observe(self._watch_own_events)
+
+    # --- the beginning --------------------------------------------------------------------------
+
+    def start(self, state_directory: str, agent: SessionAgent | None = None) -> None:
+        """Start the workers, and let the agent set the monitor up meanwhile."""
+        self._guardian.start(self.settings.drain.timeout_seconds)
+        self._pinger.start()
+        self.stream.publish(
+            events.SessionStarted(
+                pid=os.getpid(), ports=self._ports.described(), state_directory=state_directory
+            )
+        )
+        if agent is not None:
+            self._set_up(agent)
+        self.engine.happened(inputs.Start())
+
+    def _set_up(self, agent: SessionAgent) -> None:
+        """The workers are started meanwhile, but told their settings only when the agent's handlers are there."""
+        launched = ensureDeferred(agent.launch(monitor=self.handle))
+        bounded = within(self.reactor, _AGENT_SECONDS, "initialize_monitor", launched)
+        self._agent_ready = bounded.addCallbacks(self._take_key, self._agent_failed)
+
+    def _take_key(self, key: object) -> None:
+        if isinstance(key, str) and key:
+            self.key = key
+        elif key is not None:
+            text = f"initialize_monitor answers the session key, a text, or None; not {key!r:.100}"
+            self._fault("the agent", Failure(TypeError(text)), "a key that was made at random holds")
+
+    def _agent_failed(self, failure: Failure) -> None:
+        self._fault("the agent's initialize_monitor", failure, "the session goes on with what it had set up")
+
+    def _recipe(self, generation: int) -> Recipe:
+        """One for each generation, so that a worker that dies is followed by one of the same code."""
+        if generation not in self._recipes:
+            environment = {**self._environment, **self._guardian.environment}
+            self._recipes[generation] = resolve_recipe(self.settings.app, self._ports.bound(), environment)
+        return self._recipes[generation]
+
+    async def _told_at_join(self, generation: int) -> dict[str, Any]:
+        if self._agent_ready is not None:
+            await self._agent_ready
+        return {"settings": self.settings.as_json(), "generation": generation, "key": self.key}
+
+    def _join_answer(self, worker: int, generation: int) -> Deferred[dict[str, Any]]:
+        return ensureDeferred(self._told_at_join(generation))
+
+    # --- what happens meanwhile -----------------------------------------------------------------
+
+    def _hung(self, worker: int, seconds: float) -> None:
+        process = self.engine.process(worker)
+        stopped = process is not None and process.pid is not None and is_stopped(process.pid)
+        self.engine.happened(inputs.Hung(worker=worker, seconds=seconds, stopped=stopped))
+
+    def _process_gone(self, pid: int) -> None:
+        """End what a worker has left running. In a thread: it looks through all of /proc."""
+        gone = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), kill_session, pid)
+
+        def left(killed: list[Any]) -> None:
+            if killed:
+                what = ", ".join(f"{each.pid} ({each.command})" for each in killed)
+                self._log.warn("worker process {pid} had left {what}: killed", pid=pid, what=what)
+
+        gone.addCallbacks(left, lambda failure: self._log.failure("what {pid} left", failure, pid=pid))
+        gone.addBoth(lambda _: self._guardian.forget(pid))
+
+    def _watch_own_events(self, told: Told) -> None:
+        match told.event:
+            case events.SessionEnding() as ending:
+                reason = ExitReason(ExitKind.SESSION_END, text=ending.reason)
+                seconds = self.settings.drain.timeout_seconds if ending.graceful else _STEP_SECONDS
+                self._exits = ensureDeferred(self.exit_handlers.run(reason, seconds))
+            case events.RestartCompleted(generation=generation):
+                self._recipes = {each: recipe for each, recipe in self._recipes.items() if each >= generation}
+            case events.RestartFailed(generation=generation):
+                self._recipes.pop(generation, None)
+            case _:
+                pass
+        if self.engine.state.replacing is None and self.engine.state.restart is None:
+            self._ports.close_former()
+
+    def subscribe(self, callback: Callable[[Told], Any], *kinds: type[Event]) -> Callable[[], None]:
+        """See `Monitor.subscribe`."""
+
+        def observer(told: Told) -> None:
+            if not kinds or isinstance(told.event, kinds):
+                done = finished(callback, told)
+                name = getattr(callback, "__qualname__", repr(callback))
+                done.addErrback(self._hook_failed, name)
+
+        return self.stream.observe(observer)
+
+    def _hook_failed(self, failure: Failure, name: str) -> None:
+        self._fault(f"hook {name}", failure)
+
+    def _exit_handler_failed(self, name: str, failure: Failure) -> None:
+        self._fault(f"exit handler {name}", failure, "the exit goes on")
+
+    def _fault(self, where: str, failure: Failure, then: str = "the session goes on") -> None:
+        self.stream.publish(events.Fault(where=where, error=record_of(failure), next_step=then))
+
+    # --- deeds (see `Monitor`) ------------------------------------------------------------------
+
+    def exec(self, command: str | Sequence[str], timeout: float) -> Deferred[ShellResult]:
+        """Run a shell command."""
+        pids: list[int] = []
+
+        def started(pid: int) -> None:
+            pids.append(pid)
+            self._guardian.watch(pid)
+
+        result = run(self.reactor, command, self.stream.publish, timeout, started=started)
+
+        def done(result: ShellResult) -> ShellResult:
+            text = command if isinstance(command, str) else " ".join(command)
+            self.stream.publish(events.CommandFinished(command=text, status=result.status))
+            return result
+
+        def forget(result: Any) -> Any:
+            for pid in pids:
+                self._guardian.forget(pid)
+            return result
+
+        return result.addCallback(done).addBoth(forget)
+
+    def set_polling(self, seconds: float) -> None:
+        """Change the heartbeat's interval."""
+        polling: PollingSettings = evolve(self.settings.polling, interval_seconds=seconds)
+        self.settings = evolve(self.settings, polling=polling)
+        for worker in self.engine.state.workers:
+            process = self.engine.process(worker.id)
+            if process is not None and worker.alive:
+                process.link.tell(commands.SetPolling, seconds=seconds)
+        self.stream.publish(events.PollingChanged(seconds=seconds))
+
+    def set_port(self, name: str, description: int | str, *, now: bool, asked_by: str) -> Deferred[str]:
+        """Change a port's address."""
+        try:
+            port = self._ports.change(name, description)
+        except Exception as error:
+            return fail(error)
+        ports = tuple(port if each.name == name else each for each in self.settings.ports)
+        self.settings = evolve(self.settings, ports=ports)
+        self.stream.publish(events.PortChanged(name=name, description=port.describe()))
+        if now:
+            return self.engine.ask_restart("clean", asked_by)
+        return succeed(f"port {name} is {port.describe()} from the next restart on")
+
+    def set_workers(self, count: int) -> None:
+        """Change how many workers serve."""
+        workers: WorkersSettings = evolve(self.settings.workers, count=count)
+        self.settings = evolve(self.settings, workers=workers)
+        self.engine.happened(inputs.NewPolicy(policy=policy_of(self.settings)))
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def at_end(self, close: Callable[[], Any]) -> None:
+        """Have `close()` called when the workers are gone; it may return a Deferred, and has five seconds."""
+        self._closers.append(close)
+
+    def give_up(self, status: int, reason: str) -> None:
+        """End a session that has not started a worker."""
+        self._log.critical("{reason}", reason=reason)
+        self._finished(status, reason)
+
+    def _finished(self, status: int, reason: str) -> None:
+        ended = ensureDeferred(self._end())
+        ended.addErrback(lambda failure: self._log.failure("the end of the session", failure))
+        ended.addBoth(lambda _: self._over(status))
+
+    async def _end(self) -> None:
+        """One step after the other; none may take for ever, and none stops the next."""
+        self._pinger.stop()
+        await self._step("the monitor's exit handlers", lambda: self._exits)
+        for close in self._closers:
+            await self._step(getattr(close, "__qualname__", "an observer"), close)
+        self._guardian.set_deadline(0)
+        await self._step("the guardian", self._guardian.stop)
+        self._ports.close()
+        self._role.leave()
+
+    async def _step(self, what: str, step: Callable[[], Any]) -> None:
+        try:
+            await within(self.reactor, _STEP_SECONDS, what, finished(step))
+        except Exception:
+            self._log.failure("{what} did not end as it should; the end goes on", what=what)

@@ -1,0 +1,82 @@
+"""A worker's application and agent: imported, built, started, ended."""
+
+from __future__ import annotations
+
+from inspect import isclass
+
+from serverworker.processes.agent import SessionAgent
+from serverworker.processes.hosts import AgentHost, Host, SiteHost, load, resolve, theirs
+from serverworker.processes.server_worker import ServerWorker
+from serverworker.values.errors import ApplicationError, ErrorRecord
+from serverworker.values.settings import AppSettings
+
+
+def load_agent(reference: str) -> SessionAgent:
+    """Import ``module:Class``, and make the agent.
+
+    Raises `ApplicationError` where it cannot be imported or made, or is no `SessionAgent`.
+    """
+    kind = resolve(reference, "--agent")
+    if not (isclass(kind) and issubclass(kind, SessionAgent)):
+        raise ApplicationError(
+            f"--agent {reference} is {kind!r:.200}; it must be a subclass of serverworker.SessionAgent"
+        )
+    try:
+        return kind()
+    except Exception as error:
+        raise ApplicationError(
+            f"--agent {reference} cannot be made without arguments:\n{theirs(error)}"
+        ) from error
+
+
+class Application:
+    """What one worker runs: the host of the application, and the agent, where there is one."""
+
+    def __init__(self, settings: AppSettings, worker: ServerWorker) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._host: Host | None = None
+
+    async def load(self) -> None:
+        """Import and build; register with the worker. Starts nothing."""
+        agent = load_agent(self._settings.agent) if self._settings.agent else None
+        self._host = self._find_host()
+        self._host.register(self._worker)
+        if agent is not None:
+            await agent.launch(worker=self._worker)
+
+    def _find_host(self) -> Host:
+        if self._settings.resource:
+            return load(self._settings.resource)
+        if self._settings.agent:
+            return AgentHost()
+        from serverworker.processes.welcome import welcome_site
+
+        return SiteHost("the welcome page", welcome_site())
+
+    @property
+    def needs_activation(self) -> bool:
+        """Whether there is something to start."""
+        return self._host is not None and self._host.needs_activation
+
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        return "" if self._host is None else self._host.description
+
+    async def activate(self) -> None:
+        """Start what there is to start."""
+        if self._host is not None:
+            await self._host.activate(self._worker)
+
+    async def stop(self) -> None:
+        """End what was started."""
+        if self._host is not None:
+            await self._host.stop()
+
+    def describe_error(self, error: BaseException) -> ErrorRecord:
+        """The record of an error while loading, with a traceback of the application's own frames alone."""
+        record = ErrorRecord.from_exception(error)
+        if isinstance(error, ApplicationError):
+            return ErrorRecord(type=record.type, message=record.message, traceback="")
+        return ErrorRecord(type=record.type, message=record.message, traceback=theirs(error))

@@ -1,0 +1,176 @@
+"""The request board: shared memory in which a worker notes what it is at, readable even after a SIGKILL."""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import math
+import mmap
+import os
+import struct
+import time
+from collections.abc import Callable
+
+from attrs import frozen
+
+from serverworker.values.events import RequestInFlight
+
+SLOTS = 128
+"""How many requests in flight the board can name; it counts the ones beyond."""
+
+_HEADER_BYTES = 64
+_STARTED, _CONNECTIONS, _OVERFLOW = range(3)
+
+_METHOD_BYTES = 16
+_PATH_BYTES = 224
+# Start in seconds, method, path and one byte more that tells whether it was cut, and last of all, so that it is
+# written last: the slot is taken.
+_SLOT = struct.Struct(f"=d{_METHOD_BYTES}s{_PATH_BYTES + 1}s6xB")
+_TAKEN = _SLOT.size - 1
+_write_slot = _SLOT.pack_into
+_SIZE = _HEADER_BYTES + SLOTS * _SLOT.size
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+@frozen(kw_only=True)
+class BoardCounters:
+    """The figures at the head of a request board."""
+
+    requests_started: int
+    requests_finished: int
+    open_connections: int
+    overflow: int
+    """Requests in flight that `RequestBoard.in_flight` does not name: "and 12 more"."""
+
+
+class RequestBoard:
+    """What one worker is at: written by the worker's reactor thread alone, read by the monitor.
+
+    The writer takes no lock and makes no system call. A reader never raises, whatever stands in the memory:
+    the worker may have been killed in the middle of a write, or have scribbled over it. When more requests are
+    in flight than the board has slots, the newest are named: a hang is in one of those, while the oldest are
+    streams and websockets.
+    """
+
+    @classmethod
+    def create(cls, clock: Callable[[], float] = time.monotonic) -> tuple[RequestBoard, int]:
+        """A new board and its descriptor, which the caller hands to a worker and then closes.
+
+        `clock` gives seconds and must be the same for all processes of the machine, as `time.monotonic` is.
+        """
+        fd = os.memfd_create("serverworker-requests", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(fd, _SIZE)
+            # A worker that shrank the memory would have the monitor killed by SIGBUS at its next look.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            return cls(mmap.mmap(fd, _SIZE), clock), fd
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, fd: int, clock: Callable[[], float] = time.monotonic) -> RequestBoard:
+        """The board behind a descriptor that `create` gave; closes the descriptor, which is not needed any more.
+
+        Raises ValueError when the descriptor is no request board of this version.
+        """
+        size = os.fstat(fd).st_size
+        if size != _SIZE:
+            raise ValueError(f"descriptor {fd} is no request board: it has {size} bytes instead of {_SIZE}")
+        memory = mmap.mmap(fd, _SIZE)
+        os.close(fd)
+        return cls(memory, clock)
+
+    def __init__(self, memory: mmap.mmap, clock: Callable[[], float]) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._header = memoryview(memory)[:_HEADER_BYTES]
+        self._counts = self._header.cast("Q")
+        self._free = [_HEADER_BYTES + number * _SLOT.size for number in reversed(range(SLOTS))]
+        self._offsets: dict[int, int] = {}
+        """Of the slot of each ticket that has one; oldest first."""
+        self._started = 0
+
+    def begin(self, method: bytes, path: bytes) -> int:
+        """Notes that a request has begun; the ticket is for `end`. A query string is left out: it may hold secrets."""
+        mark = path.find(b"?")
+        if mark >= 0:
+            path = path[:mark]
+        offset = self._free.pop() if self._free else self._take_oldest()
+        _write_slot(self._memory, offset, self._clock(), method, path, 1)
+        self._started = ticket = self._started + 1
+        self._offsets[ticket] = offset
+        self._counts[_STARTED] = ticket
+        return ticket
+
+    def end(self, ticket: int) -> None:
+        """Notes that the request of this ticket is over. To be called once for each `begin`."""
+        offset = self._offsets.pop(ticket, None)
+        if offset is None:
+            self._counts[_OVERFLOW] -= 1
+        else:
+            self._memory[offset + _TAKEN] = 0
+            self._free.append(offset)
+
+    def _take_oldest(self) -> int:
+        """The slot of the oldest request that has one, which from now on is only counted."""
+        offset = self._offsets.pop(next(iter(self._offsets)))
+        self._counts[_OVERFLOW] += 1
+        return offset
+
+    def connection_opened(self) -> None:
+        """Notes one more open connection."""
+        self._counts[_CONNECTIONS] += 1
+
+    def connection_closed(self) -> None:
+        """Notes one open connection less."""
+        self._counts[_CONNECTIONS] -= 1
+
+    def counters(self) -> BoardCounters:
+        """The figures, as they stand now."""
+        started = self._counts[_STARTED]
+        overflow = self._counts[_OVERFLOW]
+        named = self._memory[_HEADER_BYTES + _TAKEN :: _SLOT.size].count(1)
+        return BoardCounters(
+            requests_started=started,
+            requests_finished=max(0, started - named - overflow),
+            open_connections=self._counts[_CONNECTIONS],
+            overflow=overflow,
+        )
+
+    def in_flight(self, now: float) -> tuple[RequestInFlight, ...]:
+        """The requests that have begun and not ended, oldest first. `now` is the time on the board's clock."""
+        found = [request for request in map(self._read, range(SLOTS)) if request is not None]
+        found.sort(key=lambda request: request[0])
+        return tuple(
+            RequestInFlight(method=method, path=path, age_seconds=max(0.0, now - start))
+            for start, method, path in found
+        )
+
+    def _read(self, number: int) -> tuple[float, str, str] | None:
+        """Start, method and path of a slot; None when it is free, or makes no sense."""
+        offset = _HEADER_BYTES + number * _SLOT.size
+        end = offset + _SLOT.size
+        content = self._memory[offset:end]
+        # A living worker may be writing just now. Two equal looks are one that nobody wrote into; a third
+        # is not worth it, since a slot that changes so fast holds no request that anybody waits for.
+        if content[_TAKEN] != 1 or content != self._memory[offset:end]:
+            return None
+        start, method, path, _ = _SLOT.unpack(content)
+        if not math.isfinite(start):
+            return None
+        return start, _readable(method), _readable(path[:_PATH_BYTES]) + ("…" if path[_PATH_BYTES] else "")
+
+    def close(self) -> None:
+        """Gives the memory back. Nothing but `close` may be called afterwards."""
+        self._counts.release()
+        self._header.release()
+        self._memory.close()
+
+
+def _readable(content: bytes) -> str:
+    """What a client sent, safe to show on a terminal; half a character where the slot ended is left out."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    text = decode(content.rstrip(b"\0"))
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)

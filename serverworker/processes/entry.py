@@ -1,0 +1,108 @@
+"""The entry of a worker process: ``python -m serverworker.processes.entry``. The monitor starts it; nobody else does.
+
+Standard library only until the descriptors are settled: some of Twisted's modules change ``LISTEN_*`` when imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serverworker.processes.inheritance import inherited_sockets
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker until it ends. `arguments` are those that `spawn` writes."""
+    options = _parse(arguments)
+    # A session of its own: a ^C on the terminal does not reach it, and its children can be ended together with it.
+    os.setsid()
+    os.chdir(options.directory)
+    # In the place of the folder that the interpreter was started in.
+    sys.path[0] = options.directory
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    sockets = inherited_sockets(os.environ, os.getpid())
+    for descriptor in (*sockets.values(), options.channel, options.stacks, options.board):
+        os.set_inheritable(descriptor, False)
+    status = _run(options, sockets)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="serverworker worker")
+    parser.add_argument("--worker", type=int, required=True)
+    parser.add_argument("--directory", required=True)
+    for name in ("channel", "stacks", "board"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--port", action="append", default=[])
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
+    from twisted.internet import reactor
+
+    from serverworker.processes.board import RequestBoard
+    from serverworker.processes.stacks import arm
+    from serverworker.processes.worker_session import WorkerSession
+    from serverworker.wire.link import adopt
+
+    turning: Any = reactor
+    turning.seconds = time.monotonic
+    arm(options.stacks)
+    end = _End(turning)
+    session = WorkerSession(
+        reactor=turning,
+        worker_id=options.worker,
+        pid=os.getpid(),
+        ports=_ports(options.port, sockets),
+        board=RequestBoard.attach(options.board),
+        end=end,
+    )
+    adopt(session.link, turning, options.channel)
+    turning.callWhenRunning(_install_signals, turning, session.terminated)
+    turning.callWhenRunning(session.start)
+    turning.run()
+    return end.status
+
+
+class _End:
+    """Ends the process: at once, or by way of the reactor's own end."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self.status = 0
+
+    def __call__(self, status: int, at_once: bool) -> None:
+        self.status = status
+        if at_once:
+            # Not by the reactor's end: it waits for its threads, and one of them may be what is broken.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+def _ports(descriptions: list[str], sockets: dict[str, int]) -> dict[str, Any]:
+    from serverworker.processes.listeners import Port
+
+    addresses = dict(each.split("=", 1) for each in descriptions)
+    return {
+        name: Port(name=name, description=addresses[name], socket=socket.socket(fileno=descriptor))
+        for name, descriptor in sockets.items()
+    }
+
+
+def _install_signals(reactor: Any, terminated: Callable[[], None]) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(terminated))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""What a worker listens with: the session's ports, the factories that serve them, and when it accepts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IProtocolFactory
+
+from serverworker.processes.accept import AcceptReader
+from serverworker.processes.board import RequestBoard
+from serverworker.processes.drain import Tracked, track
+from serverworker.values.errors import nearest
+
+
+@frozen(kw_only=True)
+class Port:
+    """A port as the monitor handed it over: bound and listening."""
+
+    name: str
+    description: str
+    """As the operator wrote it, such as ``tcp:8080``."""
+    socket: socket.socket
+
+
+@frozen(kw_only=True)
+class _Listener:
+    port: Port
+    tracked: Tracked
+    reader: AcceptReader
+
+
+class Listeners:
+    """The ports of a worker, with what serves them."""
+
+    def __init__(self, *, reactor: Any, board: RequestBoard, ports: Mapping[str, Port], bind: bool) -> None:
+        self._reactor = reactor
+        self._board = board
+        self._ports = ports
+        self._bind = bind
+        self._listeners: dict[str, _Listener] = {}
+        self._accepting = False
+        self._draining = False
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Name to address."""
+        return {name: port.description for name, port in self._ports.items()}
+
+    def listen(self, name: str, factory: IProtocolFactory) -> None:
+        """Serve a port; see `ServerWorker.listen`."""
+        if not self._bind:
+            raise ValueError(
+                f"cannot listen on {name!r}: the configuration says bind = false, so the application binds by itself"
+            )
+        if name not in self._ports:
+            raise ValueError(f"the session has no port {name!r}{nearest(name, list(self._ports))}")
+        if name in self._listeners:
+            raise ValueError(
+                f"port {name!r} is listened on already, by {self._listeners[name].tracked.factory!r}"
+            )
+        port = self._ports[name]
+        tracked = track(factory, self._board, self._reactor)
+        tracked.factory.doStart()
+        reader = AcceptReader(self._reactor, port.socket, tracked.factory)
+        self._listeners[name] = _Listener(port=port, tracked=tracked, reader=reader)
+        if self._draining:
+            tracked.drain()
+        elif self._accepting:
+            reader.start()
+
+    def heartbeat_factory(self, name: str) -> IProtocolFactory | None:
+        """What serves that port, for the worker's own polls; None while nothing does."""
+        listener = self._listeners.get(name)
+        return None if listener is None else listener.tracked.untracked_factory
+
+    def accept(self) -> None:
+        """Accept on every port, from now on."""
+        self._accepting = True
+        for listener in self._listeners.values():
+            listener.reader.start()
+
+    def stop_accepting(self) -> None:
+        """Accept no more. What waits in the queues is left to the siblings."""
+        self._accepting = False
+        for listener in self._listeners.values():
+            listener.reader.stop()
+
+    def drain(self) -> None:
+        """Accept no more, and give every connection its last answer."""
+        self.stop_accepting()
+        self._draining = True
+        for listener in self._listeners.values():
+            listener.tracked.drain()
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a next request: nobody will answer it."""
+        for listener in self._listeners.values():
+            listener.tracked.close_idle()
+
+    def when_gone(self) -> Deferred[Any]:
+        """Fires when no connection is left."""
+        return DeferredList([listener.tracked.when_idle() for listener in self._listeners.values()])
+
+    def abort(self) -> None:
+        """Close what is left, whatever it is at."""
+        for listener in self._listeners.values():
+            listener.tracked.abort()
+
+    def close(self) -> None:
+        """Tell the factories that it is over."""
+        for listener in self._listeners.values():
+            listener.tracked.factory.doStop()

@@ -1,0 +1,156 @@
+"""Starting a worker's process: what is needed for it, as data, and the one way that there is to do it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+from attrs import frozen
+from twisted.internet.interfaces import IProcessProtocol
+
+from serverworker.processes.board import RequestBoard
+from serverworker.processes.inheritance import FIRST_DESCRIPTOR, listen_environment
+from serverworker.values.errors import ConfigurationError
+from serverworker.values.settings import AppSettings
+
+_NEVER_PASSED_ON = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+)
+
+
+@frozen(kw_only=True)
+class BoundPort:
+    """A port that the monitor has bound."""
+
+    name: str
+    description: str
+    socket: socket.socket
+
+
+@frozen(kw_only=True)
+class Recipe:
+    """How the workers of one generation are started: resolved once, the same for all of them."""
+
+    python: str
+    directory: str
+    """Resolved: no symbolic link is left in it."""
+    environment: Mapping[str, str]
+    ports: tuple[BoundPort, ...]
+
+
+def resolve_recipe(app: AppSettings, ports: tuple[BoundPort, ...], environment: Mapping[str, str]) -> Recipe:
+    """Find out what a new generation is started with, symbolic links included, as they stand now.
+
+    Raises `ConfigurationError` where the folder or the interpreter is not there.
+    """
+    directory = Path(app.directory or ".").resolve()
+    if not directory.is_dir():
+        raise ConfigurationError(f"app.directory: {app.directory!r} is no folder (looked at {directory})")
+    python = _resolve_python(app.python, directory)
+    passed = {name: value for name, value in environment.items() if name not in _NEVER_PASSED_ON}
+    return Recipe(
+        python=python,
+        directory=str(directory),
+        environment={**passed, **app.environment},
+        ports=ports,
+    )
+
+
+def _resolve_python(python: str | None, directory: Path) -> str:
+    """The interpreter: the links on the way to it are resolved, but not its own, which makes a venv what it is."""
+    if python is None:
+        return sys.executable
+    path = Path(python) if os.sep in python else None
+    if path is None:
+        raise ConfigurationError(
+            f"app.python: {python!r} is no path to an interpreter, such as /srv/site/venv/bin/python"
+        )
+    path = directory / path
+    resolved = path.parent.resolve() / path.name
+    if not os.access(resolved, os.X_OK):
+        raise ConfigurationError(
+            f"app.python: {python!r} is no program that can be run (looked at {resolved})"
+        )
+    return str(resolved)
+
+
+@frozen(kw_only=True)
+class Ends:
+    """The monitor's ends of what connects it with one worker."""
+
+    transport: Any
+    """The process, as `reactor.spawnProcess` answers it."""
+    channel: socket.socket
+    """The AMP channel: an AF_UNIX socket, not connected to a protocol yet."""
+    stacks: int
+    """The descriptor that stack dumps are read from, not blocking."""
+    board: RequestBoard
+
+    def close(self) -> None:
+        """Give back what has not been given on."""
+        self.channel.close()
+        os.close(self.stacks)
+        self.board.close()
+
+
+class Spawner(Protocol):
+    """Starts worker processes."""
+
+    def spawn(self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol) -> Ends:
+        """Start one. Raises `OSError` where the system cannot. `protocol` may be told of the exit before this returns."""
+
+
+class InterpreterSpawner:
+    """Starts each worker as a new interpreter."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def spawn(self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol) -> Ends:
+        """See `Spawner.spawn`."""
+        with ExitStack() as undo, ExitStack() as theirs:
+            channel, worker_channel = socket.socketpair()
+            undo.callback(channel.close)
+            theirs.callback(worker_channel.close)
+            channel.setblocking(False)
+            stacks, worker_stacks = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, stacks)
+            theirs.callback(os.close, worker_stacks)
+            os.set_blocking(stacks, False)
+            board, worker_board = RequestBoard.create()
+            undo.callback(board.close)
+            theirs.callback(os.close, worker_board)
+            descriptors = (worker_channel.fileno(), worker_stacks, worker_board)
+            transport = self._start(recipe, worker_id, protocol, descriptors)
+            undo.pop_all()
+        return Ends(transport=transport, channel=channel, stacks=stacks, board=board)
+
+    def _start(
+        self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol, theirs: tuple[int, int, int]
+    ) -> Any:
+        sockets = [port.socket.fileno() for port in recipe.ports]
+        numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + 3)
+        arguments = [recipe.python, "-u", "-m", "serverworker.processes.entry", f"--worker={worker_id}"]
+        arguments.append(f"--directory={recipe.directory}")
+        for name, number in zip(("channel", "stacks", "board"), numbers, strict=True):
+            arguments.append(f"--{name}={number}")
+        arguments.extend(f"--port={port.name}={port.description}" for port in recipe.ports)
+        environment = {**recipe.environment, **listen_environment([port.name for port in recipe.ports])}
+        with open(os.devnull, "rb") as nothing:
+            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
+            descriptors.update(enumerate((*sockets, *theirs), FIRST_DESCRIPTOR))
+            # Neither path nor uid: with them Twisted forks the whole monitor instead of using posix_spawn. The
+            # worker changes its folder itself.
+            return self._reactor.spawnProcess(
+                protocol, recipe.python, arguments, env=environment, childFDs=descriptors
+            )

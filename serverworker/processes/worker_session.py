@@ -1,0 +1,284 @@
+"""A worker's side of the session: it joins, loads, activates, serves and leaves as the monitor says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import asdict
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import Logger, globalLogPublisher
+from twisted.protocols.amp import CommandLocator
+from twisted.python.failure import Failure
+
+from serverworker.processes.application import Application
+from serverworker.processes.awaiting import record_of, within
+from serverworker.processes.board import RequestBoard
+from serverworker.processes.exit_handlers import ExitHandlers
+from serverworker.processes.health import heartbeat_for
+from serverworker.processes.heartbeat import Heartbeat
+from serverworker.processes.listeners import Listeners, Port
+from serverworker.processes.server_worker import ServerWorker
+from serverworker.processes.uncaught import UncaughtErrors
+from serverworker.values.errors import EmitError, ErrorRecord
+from serverworker.values.events import Beat, CauseKind
+from serverworker.values.reasons import ExitKind, ExitReason
+from serverworker.values.settings import Settings
+from serverworker.wire import commands
+from serverworker.wire.emits import Handlers
+from serverworker.wire.link import Link
+
+_JOIN_SECONDS = 30.0
+"""How long a worker waits for the monitor's answer to its first words."""
+_FAREWELL_SECONDS = 2.0
+"""How long a worker that crashes waits until the monitor has taken its report."""
+_CRASH_EXIT_SECONDS = 5.0
+"""How long a worker that crashes lets its exit handlers run."""
+_LINGER_SECONDS = 1.0
+"""How long idle connections are kept at the end of a session: a request may be on its way."""
+
+
+class WorkerSession(CommandLocator):
+    """One worker's run, from its first words to its exit."""
+
+    _log = Logger(namespace="serverworker.worker")
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        worker_id: int,
+        pid: int,
+        ports: Mapping[str, Port],
+        board: RequestBoard,
+        end: Callable[[int, bool], None],
+    ) -> None:
+        """`end(status, at_once)` ends the process: at once, or when the reactor has stopped."""
+        self._reactor = reactor
+        self._worker_id = worker_id
+        self._pid = pid
+        self._ports = ports
+        self._board = board
+        self._end_process = end
+        self._handlers = Handlers()
+        self._exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
+        self._ending = False
+        self._crashed = False
+        self._settings = Settings()
+        self._listeners: Listeners | None = None
+        self._application: Application | None = None
+        self._heartbeat: Heartbeat | None = None
+        self.link = Link(reactor, self, self._handlers, peer="the monitor", on_lost=self._link_lost)
+        """This end of the channel: the protocol for it."""
+
+    # --- the beginning --------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join the monitor, then load. Call it once the link is connected."""
+        globalLogPublisher.addObserver(UncaughtErrors(self._uncaught))
+        begun = ensureDeferred(self._begin())
+        begun.addErrback(self._broken)
+
+    async def _begin(self) -> None:
+        self._note(f"initializing process… [{sys.executable} {' '.join(sys.orig_argv[1:])}]")
+        answer = await self.link.ask(
+            commands.Join,
+            _JOIN_SECONDS,
+            version=commands.PROTOCOL_VERSION,
+            worker=self._worker_id,
+            pid=self._pid,
+        )
+        self._settings = Settings.from_json(answer["settings"])
+        self._listeners = Listeners(
+            reactor=self._reactor,
+            board=self._board,
+            ports=self._ports,
+            bind=self._settings.workers.bind,
+        )
+        worker = ServerWorker(
+            worker_id=self._worker_id,
+            generation=answer["generation"],
+            reactor=self._reactor,
+            link=self.link,
+            handlers=self._handlers,
+            listeners=self._listeners,
+            exit_handlers=self._exit_handlers,
+            emit_seconds=self._settings.ipc.timeout_seconds,
+            session_key=answer["key"],
+        )
+        self._application = Application(self._settings.app, worker)
+        try:
+            await self._application.load()
+        except BaseException as error:  # a module may call sys.exit: that is no load either
+            self._load_failed(error)
+            return
+        self.link.tell(
+            commands.Loaded,
+            needs_activation=self._application.needs_activation,
+            application=self._application.description,
+        )
+
+    def _load_failed(self, error: BaseException) -> None:
+        self._ending = True
+        record = (
+            self._application.describe_error(error)
+            if self._application
+            else ErrorRecord.from_exception(error)
+        )
+        sys.stderr.write(f"{record.traceback or record.message}\n")
+        told = self.link.ask(commands.LoadFailed, _FAREWELL_SECONDS, error=asdict(record))
+        told.addBoth(lambda _: self._end_process(1, True))
+
+    # --- what the monitor says ------------------------------------------------------------------
+
+    @commands.Ping.responder
+    def ping(self) -> dict[str, Any]:
+        """Answer: that is all it is for."""
+        return {}
+
+    @commands.Activate.responder
+    def activate(self) -> dict[str, Any]:
+        """Start the application, then poll it until it answers."""
+        assert self._application is not None and self._listeners is not None
+        self._heartbeat = heartbeat_for(
+            reactor=self._reactor,
+            settings=self._settings,
+            listeners=self._listeners,
+            told=self._beat_told,
+            first_success=self._ready,
+            gave_up=self._gave_up,
+        )
+        activated = ensureDeferred(self._application.activate())
+        activated.addCallbacks(lambda _: self._activated(), self._broken)
+        return {}
+
+    @commands.Serve.responder
+    def serve(self) -> dict[str, Any]:
+        """Accept connections."""
+        assert self._listeners is not None
+        if not self._ending:
+            self._listeners.accept()
+            for name, address in self._listeners.addresses.items():
+                self._note(f"listening on {address}… ({name})")
+        return {}
+
+    @commands.Leave.responder
+    def leave(self, kind: str, text: str, seconds: float, drain: bool) -> dict[str, Any]:
+        """Begin to end; the process's exit is the answer that counts."""
+        self._leave(ExitReason(ExitKind(kind), text=text), seconds, drain=drain)
+        return {}
+
+    @commands.SetPolling.responder
+    def set_polling(self, seconds: float) -> dict[str, Any]:
+        """Poll at another interval, from now on (`updatePollingInterval` of the original)."""
+        if self._heartbeat is not None:
+            self._heartbeat.set_interval(seconds)
+        return {}
+
+    # --- health ---------------------------------------------------------------------------------
+
+    def _activated(self) -> None:
+        if not self._ending and self._heartbeat is not None:
+            self._heartbeat.start()
+
+    def _broken(self, failure: Failure) -> None:
+        self._crash(record_of(failure))
+
+    def _ready(self) -> None:
+        self.link.tell(commands.Ready, seconds=time.monotonic())
+
+    def _beat_told(self, beat: Beat) -> None:
+        self.link.tell(commands.BeatTold, beat=asdict(beat))
+
+    def _gave_up(self, beat: Beat) -> None:
+        error = ErrorRecord(
+            type="serverworker.HeartbeatFailed",
+            message=f"the health route failed {beat.failures} times in a row: {beat.text}",
+        )
+        self._crash(error, CauseKind.HEARTBEAT)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def terminated(self) -> None:
+        """SIGTERM came from outside: say so, drain, and end. To the monitor that is a death nobody asked for."""
+        error = ErrorRecord(type="serverworker.Terminated", message="SIGTERM came from outside the session")
+        if self._ending:
+            return
+        self._crashed = True
+        self.link.tell(commands.CrashDetected, error=asdict(error), kind=CauseKind.SIGNAL.value)
+        reason = ExitReason(ExitKind.SESSION_END, text=error.message)
+        self._leave(reason, self._settings.drain.timeout_seconds, drain=True)
+
+    def _uncaught(self, error: ErrorRecord) -> None:
+        self._crash(error)
+
+    def _link_lost(self, reason: EmitError) -> None:
+        """The monitor is gone: nobody will say anything any more. Finish what there is, and end."""
+        if self._crashed:
+            return
+        text = f"the monitor is gone: {reason}"
+        self._leave(
+            ExitReason(ExitKind.SESSION_END, text=text), self._settings.drain.timeout_seconds, drain=True
+        )
+
+    def _crash(self, error: ErrorRecord, kind: CauseKind = CauseKind.EXCEPTION) -> None:
+        """Something in this process is broken: tell the monitor, run the exit handlers, exit 1. Once."""
+        if self._crashed:
+            return
+        self._crashed = True
+        self._ending = True
+        if self._listeners is not None:
+            self._listeners.stop_accepting()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        crashed = ensureDeferred(self._crash_exit(error, kind))
+        crashed.addBoth(lambda _: self._end_process(1, True))
+
+    async def _crash_exit(self, error: ErrorRecord, kind: CauseKind) -> None:
+        told = self.link.ask(commands.CrashDetected, _FAREWELL_SECONDS, error=asdict(error), kind=kind.value)
+        told.addErrback(lambda _: None)
+        await self._exit_handlers.run(ExitReason(ExitKind.CRASH, error), _CRASH_EXIT_SECONDS)
+        moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self._note(f"crash event detected @ {moment} UTC")
+        self._note(error.message)
+        await told
+        self.link.close()
+
+    def _leave(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        left = ensureDeferred(self._leave_within(reason, seconds, drain=drain))
+        bounded = within(self._reactor, seconds, "leaving", left)
+        bounded.addBoth(lambda _: self._left())
+
+    async def _leave_within(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+        if self._listeners is not None:
+            self._listeners.drain()
+        await self._exit_handlers.run(reason, seconds)
+        if self._listeners is not None and drain:
+            if reason.kind is ExitKind.SESSION_END:
+                self._reactor.callLater(_LINGER_SECONDS, self._listeners.close_idle)
+            await self._listeners.when_gone()
+        if self._application is not None:
+            await self._application.stop()
+
+    def _left(self) -> None:
+        if self._listeners is not None:
+            self._listeners.abort()
+            self._listeners.close()
+        self.link.close()
+        self._end_process(0, False)
+
+    # --- telling --------------------------------------------------------------------------------
+
+    def _note(self, text: str) -> None:
+        self.link.tell(commands.Note, text=text)
+
+    def _exit_handler_failed(self, name: str, failure: Failure) -> None:
+        self._note(f"exit handler {name} failed: {failure.getErrorMessage()}; the exit goes on")
+        self._log.failure("exit handler {name} failed; the exit goes on", failure=failure, name=name)

@@ -1,0 +1,62 @@
+"""The state of a session in words, as `status` shows it."""
+
+from __future__ import annotations
+
+from serverworker.values.settings import Settings
+from serverworker.values.state import Phase, SessionState, Worker
+
+
+def describe(state: SessionState, settings: Settings, now: float) -> str:
+    """Some lines: the session first, then a line for each worker. `now` is monotonic, in seconds."""
+    ports = ", ".join(f"{port.name} on {port.describe()}" for port in settings.ports)
+    lines = [f"{_headline(state, now)}; {ports}; polls every {settings.polling.interval_seconds:g} s"]
+    lines.extend(_worker(worker, now) for worker in state.workers)
+    return "\n".join(lines)
+
+
+def _headline(state: SessionState, now: float) -> str:
+    if state.phase is not Phase.RUNNING:
+        assert state.ending is not None
+        return f"ending: {state.ending.reason}"
+    serving = sum(worker.serving_since is not None and worker.alive for worker in state.workers)
+    parts = [f"generation {state.generation}: {serving} of {state.policy.count} serving"]
+    if state.restart is not None:
+        seconds = now - state.restart.started_at
+        parts.append(f"generation {state.restart.generation} is being started for {duration(seconds)}")
+    if state.replacing is not None:
+        done = state.replacing.total - state.replacing.left
+        parts.append(f"{done} of {state.replacing.total} old workers are gone")
+    if state.respawn_at > now:
+        parts.append(
+            f"the next worker is started in {state.respawn_at - now:.1f} s "
+            f"(death {state.deaths_in_a_row} in a row)"
+        )
+    return "; ".join(parts)
+
+
+def _worker(worker: Worker, now: float) -> str:
+    parts = [f"  worker {worker.id}: {worker.life.value} for {duration(now - worker.since)}"]
+    if worker.pid:
+        parts.append(f"pid {worker.pid}")
+    parts.append(f"generation {worker.generation}")
+    parts.append(f"up {duration(now - worker.spawned_at)}")
+    if worker.failures:
+        parts.append(f"{worker.failures} heartbeats in a row failed")
+    if worker.cause is not None:
+        parts.append(worker.cause.text)
+    elif worker.leaving:
+        parts.append(worker.leaving)
+    elif worker.application:
+        parts.append(worker.application)
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Such as ``0.3 s``, ``12 s``, ``4 min 5 s``, ``3 h 2 min`` or ``2 d 5 h``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"

@@ -1,0 +1,339 @@
+"""What happened: every fact that the session tells, as frozen classes on one ordered stream."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from attrs import frozen
+
+from serverworker.values.errors import ErrorRecord
+
+
+class CauseKind(enum.Enum):
+    """How a worker came to its end when nobody had asked for it."""
+
+    EXCEPTION = "exception"
+    """An exception that nothing in the worker handled."""
+    EXIT = "exit"
+    """The process ended by itself, whatever its status."""
+    SIGNAL = "signal"
+    """A signal from outside, or a fault such as SIGSEGV."""
+    HEARTBEAT = "heartbeat"
+    """Its own health route failed more often in a row than is tolerated."""
+    STARTUP = "startup"
+    """It was not ready within the start-up deadline."""
+    LOAD = "load"
+    """The application could not be imported or built."""
+    HANG = "hang"
+    """Its reactor did not answer the monitor's ping."""
+    LINK = "link"
+    """Its link to the monitor broke while the process lived."""
+    SPAWN = "spawn"
+    """The process could not be started at all."""
+
+
+@frozen(kw_only=True)
+class Cause:
+    """Why a worker died."""
+
+    kind: CauseKind
+    text: str
+    """One line for the operator."""
+    error: ErrorRecord | None = None
+    exit_status: int | None = None
+    signal: str | None = None
+    """Such as ``SIGKILL``."""
+
+
+@frozen(kw_only=True)
+class Beat:
+    """One answer of a worker's own health route, or the lack of one."""
+
+    at: float
+    """Wall clock, seconds since the epoch."""
+    ok: bool
+    seconds: float
+    """How long the poll took."""
+    text: str
+    """Such as ``200``, ``500``, or ``no answer within 5 s``."""
+    failures: int = 0
+    """Failures in a row, this one included."""
+
+
+@frozen(kw_only=True)
+class RequestInFlight:
+    """A request that a worker was at."""
+
+    method: str
+    path: str
+    """Without its query string, which may hold secrets."""
+    age_seconds: float
+
+
+@frozen(kw_only=True)
+class OutputLine:
+    """One line that a worker, or a command of the agent's, printed."""
+
+    source: str
+    """``worker 3`` or ``exec``."""
+    stream: str
+    """``stdout`` or ``stderr``."""
+    text: str
+
+
+@frozen(kw_only=True)
+class SessionStarted:
+    """The monitor runs: its ports are bound, its first workers are being started."""
+
+    pid: int
+    ports: tuple[str, ...]
+    """Each as ``name=description``."""
+    state_directory: str
+
+
+@frozen(kw_only=True)
+class WorkerSpawned:
+    """A worker process was started."""
+
+    worker: int
+    generation: int
+    pid: int
+
+
+@frozen(kw_only=True)
+class WorkerLoaded:
+    """A worker has imported and built the application; nothing of it runs yet."""
+
+    worker: int
+    generation: int
+    seconds: float
+    """Since it was spawned."""
+
+
+@frozen(kw_only=True)
+class WorkerReady:
+    """A worker's own health route has answered once."""
+
+    worker: int
+    generation: int
+    seconds: float
+
+
+@frozen(kw_only=True)
+class ServerRunning:
+    """A worker serves: it accepts connections (`server_running` of the original)."""
+
+    worker: int
+    generation: int
+    is_first_time: bool
+    """True for the first worker that serves in this session."""
+
+
+@frozen(kw_only=True)
+class HeartbeatFailed:
+    """A poll of a worker's health route failed."""
+
+    worker: int
+    failures: int
+    """In a row."""
+    tolerance: int
+    text: str
+
+
+@frozen(kw_only=True)
+class HeartbeatRecovered:
+    """A poll succeeded after failures: the count is zero again."""
+
+    worker: int
+    failures: int
+    """How many there were in a row."""
+
+
+@frozen(kw_only=True)
+class Lifecycle:
+    """A notification in words from a worker (`lifecycle_notification` of the original)."""
+
+    worker: int
+    text: str
+
+
+@frozen(kw_only=True)
+class WorkerDraining:
+    """A worker has stopped accepting and finishes what it has."""
+
+    worker: int
+    reason: str
+
+
+@frozen(kw_only=True)
+class WorkerExited:
+    """A worker ended because it was asked to."""
+
+    worker: int
+    pid: int
+    reason: str
+    text: str
+    """How it ended, such as ``exit status 0``."""
+
+
+@frozen(kw_only=True)
+class WorkerDied:
+    """A worker ended and nobody had asked for it. All that a crash report needs."""
+
+    worker: int
+    generation: int
+    pid: int | None
+    life: str
+    """The state of its life when the trouble began, such as ``serving``."""
+    cause: Cause
+    uptime_seconds: float
+    next_step: str
+    """What the monitor does next, and when."""
+    output: tuple[OutputLine, ...] = ()
+    """Its last lines, oldest first."""
+    beats: tuple[Beat, ...] = ()
+    requests: tuple[RequestInFlight, ...] = ()
+    stacks: str = ""
+    """Every thread's stack, where it was dumped before the end."""
+    hung_at: str = ""
+    """``file, line, function`` that a hang was at."""
+
+
+@frozen(kw_only=True)
+class CrashReportWritten:
+    """The report of a death is on disk."""
+
+    worker: int
+    path: str
+
+
+@frozen(kw_only=True)
+class RestartStarted:
+    """A new generation is being started."""
+
+    generation: int
+    mode: str
+    """``clean`` or ``force``."""
+    asked_by: str
+
+
+@frozen(kw_only=True)
+class RestartProgress:
+    """So many workers of the new generation have taken over."""
+
+    generation: int
+    replaced: int
+    total: int
+
+
+@frozen(kw_only=True)
+class RestartCompleted:
+    """The new generation serves, and the old one is gone or draining."""
+
+    generation: int
+    seconds: float
+
+
+@frozen(kw_only=True)
+class RestartFailed:
+    """The new generation was dropped; the old one goes on."""
+
+    generation: int
+    text: str
+    cause: Cause | None = None
+
+
+@frozen(kw_only=True)
+class PollingChanged:
+    """The heartbeat's interval was changed."""
+
+    seconds: float
+
+
+@frozen(kw_only=True)
+class PortChanged:
+    """A port was given a new address, from the next restart on."""
+
+    name: str
+    description: str
+
+
+@frozen(kw_only=True)
+class CommandFinished:
+    """A shell command of the agent's ended (`exec` of the original)."""
+
+    command: str
+    status: int
+
+
+@frozen(kw_only=True)
+class Fault:
+    """Something that must not hurt the session failed: a hook, an observer, a surface."""
+
+    where: str
+    error: ErrorRecord
+    next_step: str = "the session goes on"
+
+
+@frozen(kw_only=True)
+class SessionEnding:
+    """The session was asked to end."""
+
+    reason: str
+    graceful: bool
+    status: int
+
+
+@frozen(kw_only=True)
+class SessionEnded:
+    """Every worker is gone; the monitor ends."""
+
+    status: int
+    reason: str
+
+
+Event = (
+    OutputLine
+    | SessionStarted
+    | WorkerSpawned
+    | WorkerLoaded
+    | WorkerReady
+    | ServerRunning
+    | HeartbeatFailed
+    | HeartbeatRecovered
+    | Lifecycle
+    | WorkerDraining
+    | WorkerExited
+    | WorkerDied
+    | CrashReportWritten
+    | RestartStarted
+    | RestartProgress
+    | RestartCompleted
+    | RestartFailed
+    | PollingChanged
+    | PortChanged
+    | CommandFinished
+    | Fault
+    | SessionEnding
+    | SessionEnded
+)
+
+
+@frozen(kw_only=True)
+class Told:
+    """An event as observers get it: numbered, and with the wall clock's time."""
+
+    sequence: int
+    """1 for the first event of a session; never skips."""
+    at: float
+    """Seconds since the epoch."""
+    event: Event
+
+    @property
+    def name(self) -> str:
+        """The event's name, such as ``WorkerDied``."""
+        return type(self.event).__name__
+
+
+Details = dict[str, Any]

@@ -1,0 +1,211 @@
+"""What a session is configured with: one frozen class for each table of `serverworker.toml`.
+
+Each class checks its values when it is made, and raises `InvalidSettings` (a `ConfigurationError`) that names
+the key, the value and what is allowed. `reading` makes them from a file, options or JSON. Durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from serverworker.values import rules
+from serverworker.values.errors import Problem
+from serverworker.values.ports import PortSettings, port_key
+from serverworker.values.rules import InvalidSettings, shown
+
+__all__ = [
+    "AppSettings",
+    "DrainSettings",
+    "IpcSettings",
+    "OutputSettings",
+    "PollingSettings",
+    "PortSettings",
+    "RestartSettings",
+    "Settings",
+    "StartupSettings",
+    "WatchdogSettings",
+    "WorkersSettings",
+]
+
+
+def _must_reach(key: str, value: float, floor_key: str, floor: float) -> None:
+    if value < floor:
+        raise InvalidSettings(
+            [Problem(key, f"must be at least {floor_key}, which is {floor:g}, not {value:g}")]
+        )
+
+
+@frozen(kw_only=True)
+class AppSettings:
+    """``[app]``: what the workers run."""
+
+    resource: str | None = rules.target("module:attribute, such as 'mysite.web:root'")
+    """``module:attribute``: a Resource, a Klein application, an IService, or a `work` callable (``--app``)."""
+    agent: str | None = rules.target("module:Class, such as 'mysite.session:Wiki'")
+    """``module:Class``: a SessionAgent subclass."""
+    directory: str | None = rules.path()
+    """Where the workers run and import from; resolved anew for each worker. None: where the monitor was started."""
+    python: str | None = rules.path()
+    """The interpreter of the workers; None: the monitor's own. Without a slash it is looked up in ``PATH``."""
+    environment: dict[str, str] = field(factory=dict, validator=rules.EnvironmentRule())
+    """Added to the workers' environment."""
+
+
+@frozen(kw_only=True)
+class WorkersSettings:
+    """``[workers]``."""
+
+    count: int = rules.whole(1, 1, 1000)
+    """How many serve."""
+    standby: int = rules.whole(1, 0, 1000)
+    """How many are kept loaded and waiting."""
+    overlap: bool = rules.flag(True)
+    """False: the application must not run twice, so the old workers end before new ones are activated."""
+    bind: bool = rules.flag(True)
+    """False: the application binds its ports by itself."""
+
+
+@frozen(kw_only=True)
+class PollingSettings:
+    """``[polling]``: the heartbeat."""
+
+    route: str | None = rules.route()
+    """None: ``/``, and any full answer below 500 is good. Set: 200 to 399 is good."""
+    interval_seconds: float = rules.seconds(10.0, minimum=0.1)
+    """From the end of one poll to the start of the next."""
+    timeout_seconds: float = rules.seconds(5.0)
+    """Of one poll, head and body."""
+    failure_tolerance: int = rules.whole(2, 0, 1000)
+    """So many failures in a row are borne; one more is a crash."""
+
+
+@frozen(kw_only=True)
+class WatchdogSettings:
+    """``[watchdog]``: the monitor's ping."""
+
+    interval_seconds: float = rules.seconds(1.0, minimum=0.1)
+    timeout_seconds: float = rules.seconds(10.0, minimum=0.1)
+    """A worker that has not answered for so long hangs. Never less than the interval."""
+
+    def __attrs_post_init__(self) -> None:
+        floor = self.interval_seconds
+        _must_reach("watchdog.timeout_seconds", self.timeout_seconds, "watchdog.interval_seconds", floor)
+
+
+@frozen(kw_only=True)
+class StartupSettings:
+    """``[startup]``."""
+
+    timeout_seconds: float = rules.seconds(60.0)
+    """From the start of a worker's process until it is ready."""
+
+
+@frozen(kw_only=True)
+class DrainSettings:
+    """``[drain]``."""
+
+    timeout_seconds: float = rules.seconds(30.0)
+    """For the requests in flight of a worker that leaves."""
+
+
+@frozen(kw_only=True)
+class RestartSettings:
+    """``[restart]``: the back-off between deaths."""
+
+    initial_delay_seconds: float = rules.seconds(0.5)
+    """Before the second start in a row; the first is at once."""
+    maximum_delay_seconds: float = rules.seconds(60.0)
+    """The delay grows up to this. Never less than the initial delay."""
+    reset_after_seconds: float = rules.seconds(60.0)
+    """A worker that lived for so long was stable: the next death counts as the first."""
+
+    def __attrs_post_init__(self) -> None:
+        key, floor = "restart.maximum_delay_seconds", self.initial_delay_seconds
+        _must_reach(key, self.maximum_delay_seconds, "restart.initial_delay_seconds", floor)
+
+
+@frozen(kw_only=True)
+class OutputSettings:
+    """``[output]``."""
+
+    show_server_output: bool = rules.flag(True)
+    """Whether what workers print goes to the log; the last lines are kept for a crash report in any case."""
+    log_format: str = rules.one_of("text", "text", "json")
+    """``text`` or ``json``."""
+
+
+@frozen(kw_only=True)
+class IpcSettings:
+    """``[ipc]``: emits between monitor and workers."""
+
+    maximum_bytes: int = rules.whole(16 * 1024 * 1024, 1024, 256 * 1024 * 1024)
+    """The largest argument or result, as JSON."""
+    timeout_seconds: float = rules.seconds(60.0)
+    """An emit that has no answer by then ends with `EmitTimeout`."""
+
+
+@frozen(kw_only=True)
+class Settings:
+    """Everything a session is configured with."""
+
+    app: AppSettings = AppSettings()
+    ports: tuple[PortSettings, ...] = (PortSettings(name="server", kind="tcp", port=8080),)
+    """One of them is named ``server``."""
+    workers: WorkersSettings = WorkersSettings()
+    polling: PollingSettings = PollingSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    startup: StartupSettings = StartupSettings()
+    drain: DrainSettings = DrainSettings()
+    restart: RestartSettings = RestartSettings()
+    output: OutputSettings = OutputSettings()
+    ipc: IpcSettings = IpcSettings()
+    state_directory: str | None = rules.path()
+    """``--state-dir``; None: where design says (`$STATE_DIRECTORY`, `$XDG_STATE_HOME`)."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = list(_port_problems(self))
+        if problems:
+            raise InvalidSettings(problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON values, in the shape of the configuration file. What is unset is left out."""
+        tables = attrs.asdict(self, filter=lambda _, value: value is not None)
+        return tables | {"ports": {port.name: port.describe() for port in self.ports}}
+
+    @classmethod
+    def from_json(cls, data: object) -> Settings:
+        """The settings that `as_json` gave, exactly; raises `InvalidSettings` where they are none."""
+        from serverworker.values.reading import (
+            combine,
+            read,
+        )  # made of these classes, so it cannot come first
+
+        return combine(read(data, label="JSON", spell=lambda key: key or "settings"))
+
+
+def _port_problems(settings: Settings) -> Iterator[Problem]:
+    """What is wrong between the ports; each by itself is checked already."""
+    names = [port.name for port in settings.ports]
+    if "server" not in names:
+        yield Problem(
+            "ports.server", "is missing: the port that is polled, and that --port without a name sets"
+        )
+    for first, second in combinations(settings.ports, 2):
+        if first.name == second.name:
+            yield Problem(port_key(second.name), "there are two ports of this name")
+        elif first.overlaps(second):
+            yield Problem(
+                port_key(second.name),
+                f"{shown(second.describe())} cannot be bound beside {port_key(first.name)}, {shown(first.describe())}",
+            )
+    for port in settings.ports:
+        if not settings.workers.bind and port.kind != "unix" and port.port == 0:
+            yield Problem(
+                port_key(port.name),
+                "0 means any free port, which the monitor cannot find out where workers.bind is false",
+            )

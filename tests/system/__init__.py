@@ -1,0 +1,1 @@
+"""Tests that need root, Debian packages or a whole system; see README."""

@@ -1,0 +1,439 @@
+"""Tests of both ends of the guardian: without a process, on a /proc made of files and with a clock that is turned by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from serverworker.processes import guardian as guardian_module
+from serverworker.processes import guardian_child
+from serverworker.processes.descendants import ProcessEntry
+from serverworker.processes.guardian import Guardian
+from serverworker.processes.guardian_child import Watch, clear_up
+from tests.unit.fake_proc import FakeProc
+
+
+class WatchTests(TestCase):
+    """What the guardian process understands, and whom it takes for its own."""
+
+    def setUp(self) -> None:
+        self.proc = FakeProc(Path(self.mktemp()))
+        self.watch = Watch()
+
+    def hear(self, *lines: bytes) -> None:
+        for line in lines:
+            self.watch.hear(line, self.proc.path)
+
+    def left(self) -> set[int]:
+        return {entry.pid for entry in self.watch.left(self.proc.path)}
+
+    def test_lines(self) -> None:
+        """Each kind of line is taken in; the last deadline counts."""
+        self.hear(
+            b"deadline 30.000000",
+            b"mark A=b c",
+            b"watch 10 100",
+            b"watch 11 101",
+            b"forget 10",
+            b"deadline 2",
+        )
+        self.assertEqual(self.watch.deadline_seconds, 2.0)
+        self.assertEqual(self.watch.mark, b"A=b c")
+        self.assertEqual(self.watch.started, {11: 101})
+
+    def test_nonsense(self) -> None:
+        """What it does not understand changes nothing."""
+        self.hear(b"watch 10 100")
+        self.hear(
+            b"",
+            b"watch",
+            b"watch 12",
+            b"watch 1 2 3",
+            b"watch x y",
+            b"forget",
+            b"deadline soon",
+            b"\xff",
+            b"new 1",
+        )
+        self.assertEqual(self.watch.started, {10: 100})
+        self.assertEqual(self.watch.deadline_seconds, 0.0)
+
+    def test_start_unknown(self) -> None:
+        """Where the monitor could not read the start, the guardian does; nobody under that pid is nobody."""
+        self.proc.add(10, session=3, started=77)
+        self.hear(b"watch 10 0", b"watch 11 0")
+        self.assertEqual(self.watch.started, {10: 77})
+
+    def test_session(self) -> None:
+        """A worker, its session, and its offspring in other sessions are its own; the dead and strangers are not."""
+        self.proc.add(10, session=10)
+        self.proc.add(11, session=10)
+        self.proc.add(12, session=12, parent=11)
+        self.proc.add(13, session=10, state="Z")
+        self.proc.add(20, session=20)
+        self.hear(b"watch 10 100")
+        self.assertEqual(self.left(), {10, 11, 12})
+
+    def test_reused(self) -> None:
+        """A stranger who got a watched pid after its process was gone is left alone."""
+        self.proc.add(10, session=10, started=500)
+        self.hear(b"watch 10 100")
+        self.assertEqual(self.left(), set())
+
+    def test_mark(self) -> None:
+        """What bears the mark is its own, told or not."""
+        self.proc.add(30, session=30, environ=b"A=1\0S=abc\0")
+        self.proc.add(31, session=31, environ=b"S=abcd\0")
+        self.hear(b"mark S=abc")
+        self.assertEqual(self.left(), {30})
+
+    def test_not_itself(self) -> None:
+        """The guardian never counts itself."""
+        self.proc.add(os.getpid(), session=10, environ=b"S=abc\0")
+        self.hear(b"mark S=abc")
+        self.assertEqual(self.left(), set())
+
+    def test_lines_of_a_pipe(self) -> None:
+        """Lines arrive whole however they are cut; one that was not finished is dropped at the end."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        found = guardian_child.lines(reading)
+        os.write(writing, b"one\ntw")
+        self.assertEqual(next(found), b"one")
+        os.write(writing, b"o\nthree\nfou")
+        self.assertEqual([next(found), next(found)], [b"two", b"three"])
+        os.close(writing)
+        self.assertEqual(list(found), [])
+
+
+class ClearUpTests(TestCase):
+    """What the guardian does when the pipe has ended, and when."""
+
+    def setUp(self) -> None:
+        self.proc = FakeProc(Path(self.mktemp()))
+        self.watch = Watch()
+        self.watch.deadline_seconds = 5.0
+        self.clock = Clock()
+        self.signals: list[tuple[float, int, int]] = []
+        self.looks: list[float] = []
+        self.obeys = True
+
+    def kill(self, entry: ProcessEntry, number: int) -> bool:
+        self.signals.append((self.clock.seconds(), entry.pid, number))
+        if number == signal.SIGKILL and self.obeys:
+            self.proc.remove(entry.pid)
+        if number == signal.SIGCONT:
+            self.proc.add(entry.pid, session=entry.session, state="S")
+        return True
+
+    def sleep(self, seconds: float) -> None:
+        self.looks.append(self.clock.seconds())
+        self.clock.advance(seconds)
+
+    def clear_up(self) -> list[ProcessEntry]:
+        return clear_up(
+            self.watch, proc=self.proc.path, kill=self.kill, now=self.clock.seconds, sleep=self.sleep
+        )
+
+    def add(self, pid: int, state: str = "S") -> None:
+        self.proc.add(pid, session=pid, state=state)
+        self.watch.hear(b"watch %d 100" % pid)
+
+    def test_nobody(self) -> None:
+        """With nobody to wait for it ends at once, after a second look."""
+        self.assertEqual(self.clear_up(), [])
+        self.assertEqual(self.signals, [])
+        self.assertLess(self.clock.seconds(), 0.1)
+
+    def test_drained(self) -> None:
+        """It ends soon after the last one has, and signals nobody."""
+        self.add(10)
+        self.clock.callLater(1.0, self.proc.remove, 10)
+        self.assertEqual(self.clear_up(), [])
+        self.assertEqual(self.signals, [])
+        self.assertLess(self.clock.seconds(), 2.0)
+
+    def test_deadline(self) -> None:
+        """What is left at the deadline is killed then: not before, and not a step later."""
+        self.add(10)
+        self.add(11)
+        self.clear_up()
+        self.assertEqual(sorted(pid for _, pid, _ in self.signals), [10, 11])
+        self.assertEqual({number for _, _, number in self.signals}, {signal.SIGKILL})
+        for at, _, _ in self.signals:
+            self.assertAlmostEqual(at, 5.0)
+
+    def test_no_patience(self) -> None:
+        """A deadline of 0 kills at once, the stopped as well."""
+        self.watch.deadline_seconds = 0.0
+        self.add(10, state="T")
+        self.clear_up()
+        self.assertEqual(self.signals, [(0.0, 10, signal.SIGKILL)])
+
+    def test_stopped(self) -> None:
+        """A stopped one is woken at once, so that it can drain; the others are left to it."""
+        self.add(10, state="T")
+        self.add(11)
+        self.clear_up()
+        self.assertEqual(self.signals[0], (0.0, 10, signal.SIGCONT))
+        self.assertEqual(len(self.signals), 3)
+
+    def test_late_comer(self) -> None:
+        """One that shows up after an empty look (it was being started) is waited for and killed as well."""
+        self.clock.callLater(guardian_child.FIRST_STEP_SECONDS / 2, self.add, 10)
+        self.clear_up()
+        self.assertEqual([pid for _, pid, _ in self.signals], [10])
+
+    def test_will_not_go(self) -> None:
+        """One that not even SIGKILL ends is given up in the end, and named."""
+        self.obeys = False
+        self.add(10)
+        self.assertEqual([entry.pid for entry in self.clear_up()], [10])
+        self.assertApproximates(self.clock.seconds(), 5.0 + guardian_child.KILLING_SECONDS, 0.1)
+
+    def test_few_looks(self) -> None:
+        """A drain of 30 seconds costs few looks through /proc."""
+        self.watch.deadline_seconds = 30.0
+        self.add(10)
+        self.clear_up()
+        self.assertLess(len(self.looks), 150)
+
+    def test_no_descriptors(self) -> None:
+        """While /proc cannot be read it stays, and does its duty once it can."""
+        self.add(10)
+        real, self.watch.left = self.watch.left, self.out_of_descriptors  # type: ignore[method-assign]
+        self.clock.callLater(7.0, setattr, self.watch, "left", real)
+        self.clear_up()
+        self.assertEqual([pid for _, pid, _ in self.signals], [10])
+
+    def out_of_descriptors(self, proc: str) -> list[ProcessEntry]:
+        raise OSError(24, "too many open files")
+
+
+class FakeTransport:
+    """A process as `spawnProcess` answers it, which ends when the test says so."""
+
+    def __init__(self, protocol: Any, pid: int) -> None:
+        self.protocol = protocol
+        self.pid: int | None = pid
+        self.signals: list[str] = []
+
+    def signalProcess(self, name: str) -> None:
+        if self.pid is None:
+            raise ProcessExitedAlready()
+        self.signals.append(name)
+
+    def end(self) -> None:
+        self.pid = None
+        self.protocol.processEnded(Failure(ProcessTerminated(signal=9)))
+
+
+class FakeReactor(Clock):
+    """A clock that starts processes, or raises what it was told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[FakeTransport] = []
+        self.arguments: list[dict[str, Any]] = []
+        self.readers: list[int] = []
+        self.failure: OSError | None = None
+        self.dies_at_once = False
+
+    def spawnProcess(self, protocol: Any, executable: str, args: list[str], **more: Any) -> FakeTransport:
+        if self.failure is not None:
+            raise self.failure
+        transport = FakeTransport(protocol, 1000 + len(self.started))
+        self.started.append(transport)
+        self.arguments.append({"executable": executable, "args": args, **more})
+        reading = os.dup(more["childFDs"][0])
+        os.set_blocking(reading, False)
+        self.readers.append(reading)
+        protocol.makeConnection(transport)
+        if self.dies_at_once:
+            transport.end()
+        return transport
+
+    def told(self, index: int = -1) -> list[str]:
+        """The lines that the guardian of this index was told since last asked."""
+        try:
+            return os.read(self.readers[index], 1 << 20).decode().splitlines()
+        except BlockingIOError:
+            return []
+
+    def is_at_end(self, index: int = -1) -> bool:
+        """Whether the pipe is closed."""
+        try:
+            return os.read(self.readers[index], 1) == b""
+        except BlockingIOError:
+            return False
+
+
+class GuardianTests(TestCase):
+    """The monitor's side."""
+
+    def setUp(self) -> None:
+        self.reactor = FakeReactor()
+        self.guardian = Guardian(self.reactor)  # type: ignore[arg-type]  # as much of a reactor as it needs
+        self.log: list[Any] = []
+        globalLogPublisher.addObserver(self.log.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.log.append)
+        self.addCleanup(self.close)
+        starts = {10: 100, 11: 110}
+        self.patch(guardian_module, "read_process", lambda pid: self.entry(pid, starts))
+
+    def entry(self, pid: int, starts: dict[int, int]) -> ProcessEntry | None:
+        if pid not in starts:
+            return None
+        return ProcessEntry(
+            pid=pid, command="", state="S", parent=1, group=1, session=1, threads=1, started=starts[pid]
+        )
+
+    def close(self) -> None:
+        self.guardian.stop()
+        for reading in self.reactor.readers:
+            os.close(reading)
+
+    def test_start(self) -> None:
+        """It is started with nothing but the pipe, and told the deadline, the mark, and what is watched already."""
+        self.guardian.watch(10)
+        self.guardian.start(30)
+        (mark,) = (f"{name}={value}" for name, value in self.guardian.environment.items())
+        self.assertEqual(self.reactor.told(), ["deadline 30.000000", f"mark {mark}", "watch 10 100"])
+        started = self.reactor.arguments[0]
+        self.assertEqual(started["args"][1:], ["-I", "-S", "-E", guardian_module.CHILD])
+        self.assertEqual(sorted(started["childFDs"]), [0, 1, 2])
+        self.assertNotIn(mark.partition("=")[0], started["env"])
+        self.assertEqual(self.guardian.pid, 1000)
+
+    def test_watch_and_forget(self) -> None:
+        """Each change is written before the call returns; a forgotten stranger and a process that is gone are not."""
+        self.guardian.start(30)
+        self.reactor.told()
+        self.guardian.watch(10)
+        self.assertEqual(self.reactor.told(), ["watch 10 100"])
+        self.guardian.forget(10)
+        self.assertEqual(self.reactor.told(), ["forget 10"])
+        self.guardian.forget(10)
+        self.guardian.watch(99)
+        self.guardian.set_deadline(0.5)
+        self.assertEqual(self.reactor.told(), ["deadline 0.500000"])
+
+    def test_start_unknown(self) -> None:
+        """When the monitor cannot read when a process started, the guardian is told to."""
+
+        def refuse(pid: int) -> None:
+            raise OSError(24, "too many open files")
+
+        self.patch(guardian_module, "read_process", refuse)
+        self.guardian.start(30)
+        self.reactor.told()
+        self.guardian.watch(12)
+        self.assertEqual(self.reactor.told(), ["watch 12 0"])
+
+    def test_dies(self) -> None:
+        """A dead guardian is followed by another a second later, which is told everything; the log says so."""
+        self.guardian.start(30)
+        self.guardian.watch(10)
+        self.guardian.watch(11)
+        self.guardian.forget(10)
+        self.reactor.started[0].end()
+        self.assertIsNone(self.guardian.pid)
+        self.assertEqual([event["delay"] for event in self.warnings()], [1.0])
+        self.reactor.advance(0.9)
+        self.assertEqual(len(self.reactor.started), 1)
+        self.reactor.advance(0.2)
+        self.assertEqual(self.guardian.pid, 1001)
+        self.assertEqual(self.reactor.told()[2:], ["watch 11 110"])
+
+    def test_keeps_dying(self) -> None:
+        """One that cannot live is tried less and less often, and at once again after one has lived."""
+        self.reactor.dies_at_once = True
+        self.guardian.start(30)
+        self.reactor.pump([1.0] * 200)
+        self.assertEqual([event["delay"] for event in self.warnings()], [1, 2, 4, 8, 16, 32, 60, 60, 60])
+        self.reactor.dies_at_once = False
+        self.reactor.advance(60)
+        self.reactor.advance(100)
+        self.reactor.started[-1].end()
+        self.assertEqual(self.warnings()[-1]["delay"], 1.0)
+
+    def test_cannot_be_started(self) -> None:
+        """A system that starts no process is no error of the monitor's: it is logged, and tried again."""
+        self.reactor.failure = OSError(11, "Resource temporarily unavailable")
+        self.guardian.start(30)
+        self.guardian.watch(10)
+        self.assertIn("could not be started", self.warnings()[0]["what"])
+        self.reactor.failure = None
+        self.reactor.advance(1)
+        self.assertEqual(self.reactor.told()[2:], ["watch 10 100"])
+
+    def test_does_not_read(self) -> None:
+        """A guardian that reads nothing until its pipe is full is killed, and the next is told everything."""
+        self.guardian.start(30)
+        self.guardian.watch(11)
+        for _ in range(5000):
+            self.guardian.set_deadline(7)
+            if self.reactor.started[0].signals:
+                break
+        self.assertEqual(self.reactor.started[0].signals, ["KILL"])
+        self.reactor.started[0].end()
+        self.reactor.advance(1)
+        self.assertEqual(self.reactor.told()[0], "deadline 7.000000")
+        self.assertEqual(self.reactor.told(), [])
+
+    def test_broken_pipe(self) -> None:
+        """A line to a guardian that has just died is no error."""
+        self.guardian.start(30)
+        os.close(self.reactor.readers.pop())
+        self.guardian.watch(10)
+        self.reactor.started[0].end()
+        self.reactor.advance(1)
+        self.assertEqual(self.reactor.told()[2:], ["watch 10 100"])
+
+    def test_stop(self) -> None:
+        """Stopping closes the pipe, and is over when the guardian has ended; no other follows."""
+        self.guardian.start(30)
+        self.reactor.told()
+        first, second = self.guardian.stop(), self.guardian.stop()
+        self.assertTrue(self.reactor.is_at_end())
+        self.assertNoResult(first)
+        self.reactor.started[0].end()
+        self.successResultOf(first)
+        self.successResultOf(second)
+        self.successResultOf(self.guardian.stop())
+        self.assertEqual(self.warnings(), [])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stop_hung(self) -> None:
+        """A guardian that does not end is killed some seconds after its own deadlines."""
+        self.guardian.start(30)
+        stopped = self.guardian.stop()
+        self.reactor.advance(30 + guardian_child.KILLING_SECONDS)
+        self.assertEqual(self.reactor.started[0].signals, [])
+        self.reactor.advance(guardian_module.STOP_MARGIN_SECONDS)
+        self.assertEqual(self.reactor.started[0].signals, ["KILL"])
+        self.reactor.started[0].end()
+        self.successResultOf(stopped)
+
+    def test_stop_without(self) -> None:
+        """Stopping one that never ran, or is waited for, is over at once and cancels the next try."""
+        self.successResultOf(Guardian(self.reactor).stop())  # type: ignore[arg-type]
+        self.guardian.start(30)
+        self.reactor.started[0].end()
+        self.successResultOf(self.guardian.stop())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def warnings(self) -> list[Any]:
+        return [
+            event
+            for event in self.log
+            if event["log_namespace"].startswith("serverworker") and event["log_level"].name == "warn"
+        ]

@@ -1,0 +1,136 @@
+"""Tests of `serverworker.processes.socket_holders`: whose a socket is."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import TestCase
+
+from serverworker.processes import socket_holders
+from serverworker.processes.socket_holders import Holder
+
+TCP_HEAD = (
+    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+)
+
+
+def tcp_row(local: str, state: str, inode: int) -> str:
+    """A row of /proc/net/tcp or tcp6, as a little-endian machine prints it."""
+    return f"   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0000 100\n"
+
+
+class TableTests(TestCase):
+    """The kernel's tables, from files."""
+
+    def setUp(self) -> None:
+        if sys.byteorder != "little":
+            self.skipTest("the rows are those of a little-endian machine")
+        self.root = Path(self.mktemp())
+        (self.root / "net").mkdir(parents=True)
+
+    def write(self, tcp: str = "", tcp6: str = "", unix: str = "") -> None:
+        for name, rows in {"tcp": tcp, "tcp6": tcp6, "unix": unix}.items():
+            (self.root / "net" / name).write_text(TCP_HEAD + rows)
+
+    def tcp(self, address: str, port: int = 8080) -> set[int]:
+        return set(socket_holders.tcp_inodes(address, port, str(self.root)))
+
+    def test_addresses(self) -> None:
+        """In the way is who listens on the same address, on all, or on any where all are wanted."""
+        self.write(
+            tcp_row("0100007F:1F90", "0A", 11)
+            + tcp_row("00000000:1F91", "0A", 12)
+            + tcp_row("0100007F:1F92", "0A", 13)
+        )
+        self.assertEqual(self.tcp("127.0.0.1", 8080), {11})
+        self.assertEqual(self.tcp("0.0.0.0", 8080), {11})
+        self.assertEqual(self.tcp("127.0.0.2", 8080), set())
+        self.assertEqual(self.tcp("127.0.0.1", 8081), {12})
+
+    def test_families(self) -> None:
+        """Of IPv6 only a socket for all addresses, or one for an IPv4 address, is in an IPv4 port's way."""
+        mapped = "0000000000000000FFFF00000100007F"
+        loopback = "00000000000000000000000001000000"
+        self.write(
+            tcp6=tcp_row("0" * 32 + ":1F90", "0A", 21)
+            + tcp_row(f"{mapped}:1F91", "0A", 22)
+            + tcp_row(f"{loopback}:1F92", "0A", 23)
+        )
+        self.assertEqual(self.tcp("127.0.0.1", 8080), {21})
+        self.assertEqual(self.tcp("127.0.0.1", 8081), {22})
+        self.assertEqual(self.tcp("127.0.0.1", 8082), set())
+        self.assertEqual(self.tcp("::1", 8082), {23})
+        self.assertEqual(self.tcp("::", 8082), {23})
+
+    def test_connections(self) -> None:
+        """Connections that use the port count only where nobody listens; one that is over belongs to nobody."""
+        self.write(tcp_row("0100007F:1F90", "01", 31) + tcp_row("0100007F:1F91", "06", 0))
+        self.assertEqual(self.tcp("127.0.0.1", 8080), {31})
+        self.assertEqual(self.tcp("127.0.0.1", 8081), set())
+        self.write(tcp_row("0100007F:1F90", "01", 31) + tcp_row("0100007F:1F90", "0A", 32))
+        self.assertEqual(self.tcp("127.0.0.1", 8080), {32})
+
+    def test_unix(self) -> None:
+        """A path is found whole, spaces included; sockets without one are skipped."""
+        self.write(
+            unix="0000: 00000002 00000000 00010000 0001 01 41 /run/a b.sock\n0000: 00000003 00000000 00000000 0001 03 42\n"
+        )
+        self.assertEqual(set(socket_holders.unix_inodes("/run/a b.sock", str(self.root))), {41})
+        self.assertEqual(set(socket_holders.unix_inodes("/run/../run/a b.sock", str(self.root))), {41})
+        self.assertEqual(set(socket_holders.unix_inodes("/run/a", str(self.root))), set())
+
+    def test_no_tables(self) -> None:
+        """A system that tells nothing is no error."""
+        self.assertEqual(socket_holders.tcp_inodes("127.0.0.1", 80, "/nowhere"), frozenset())
+        self.assertEqual(socket_holders.unix_inodes("/run/a", "/nowhere"), frozenset())
+
+
+class HolderTests(TestCase):
+    """From sockets to processes, and to words."""
+
+    def test_child(self) -> None:
+        """The process that holds a socket is found, with its command line."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(listening.close)
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", "input()", "a name\nof two lines"],
+            stdin=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
+        )
+        assert child.stdin is not None
+        self.addCleanup(child.wait)
+        self.addCleanup(child.stdin.close)
+        inodes = socket_holders.tcp_inodes(*listening.getsockname())
+        found = {holder.pid: holder.command for holder in socket_holders.holders(inodes)}
+        self.assertEqual(set(found), {os.getpid(), child.pid})
+        self.assertTrue(found[child.pid].endswith("-c input() a name?of two lines"), found[child.pid])
+
+    def test_not_ours_to_see(self) -> None:
+        """Processes whose descriptors may not be read are passed over."""
+        root = Path(self.mktemp())
+        (root / "12").mkdir(parents=True)
+        (root / "12" / "fd").write_text("no folder")
+        self.assertEqual(socket_holders.holders({5}, str(root)), ())
+
+    def test_words(self) -> None:
+        """Some are named, the rest counted; none is said to be hidden; this process is called by its name."""
+        many = [Holder(n, "python") for n in range(1, 6)]
+        self.assertEqual(
+            socket_holders.describe(many), "pid 1 (python), pid 2 (python), pid 3 (python) and 2 more"
+        )
+        self.assertEqual(socket_holders.describe(many[:1]), "pid 1 (python)")
+        self.assertIn("may not see", socket_holders.describe([]))
+        self.assertIn("this very process", socket_holders.describe([Holder(os.getpid(), "x")]))
+
+    def test_long_command(self) -> None:
+        """A long command line is cut; a process without one is said to have none."""
+        root = Path(self.mktemp())
+        (root / "12").mkdir(parents=True)
+        (root / "12" / "cmdline").write_bytes(b"x" * 500 + b"\0")
+        self.assertEqual(len(socket_holders._command(12, str(root))), socket_holders.LONGEST_COMMAND)
+        (root / "12" / "cmdline").write_bytes(b"")
+        self.assertEqual(socket_holders._command(12, str(root)), "no command line")
