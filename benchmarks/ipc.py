@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,8 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from attrs import field, frozen
 from twisted.internet import task
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols import amp
+from twisted.python.failure import Failure
 
 from serverworker.wire.emits import Handlers
 from serverworker.wire.link import Link, adopt
@@ -61,21 +62,24 @@ class EchoAMP(amp.AMP):
         """Send it back."""
         return {"value": value}
 
-    def connectionLost(self, reason: Any) -> None:
+    def __init__(self, lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._lost = lost
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End with the parent."""
         super().connectionLost(reason)
-        self.factory.lost()
+        self._lost()
 
 
 class EchoFactory(ServerFactory):
     """Makes the one protocol."""
 
-    def __init__(self, protocol: amp.AMP, lost: Callable[[], None]) -> None:
-        self.only, self.lost = protocol, lost
+    def __init__(self, protocol: amp.AMP) -> None:
+        self.only = protocol
 
     def buildProtocol(self, addr: Any) -> amp.AMP:
         """The one protocol."""
-        self.only.factory = self
         return self.only
 
 
@@ -95,7 +99,7 @@ class Contender:
 
     name: str
     child: subprocess.Popen[bytes]
-    measure: Callable[[str, int, float], Awaitable[Sample]]
+    measure: Callable[[str, int, float], Coroutine[Any, Any, Sample]]
     """Takes the value, how many are in flight, and for how many seconds."""
     end: Callable[[], None]
     link: Any = field(default=None)
@@ -129,8 +133,8 @@ def serve(kind: str, descriptor: int) -> None:
 def adopt_amp(reactor: Any, descriptor: int, lost: Callable[[], None]) -> EchoAMP:
     """Bare AMP on a descriptor, which is used up."""
     os.set_blocking(descriptor, False)
-    protocol = EchoAMP()
-    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, EchoFactory(protocol, lost))
+    protocol = EchoAMP(lost)
+    reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, EchoFactory(protocol))
     os.close(descriptor)
     return protocol
 
@@ -164,13 +168,15 @@ def bare_amp(reactor: Any) -> Contender:
         data = value.encode()
         pieces = [data[at : at + PIECE_BYTES] for at in range(0, len(data), PIECE_BYTES)]
         if len(pieces) == 1:
-            return protocol.callRemote(Echo, value=data)
+            whole: Deferred[Any] = protocol.callRemote(Echo, value=data)
+            return whole
         return gatherResults([protocol.callRemote(Echo, value=piece) for piece in pieces])
 
-    return Contender("amp", child, turn_of(call), lambda: protocol.transport.loseConnection())
+    assert protocol.transport is not None
+    return Contender("amp", child, turn_of(call), protocol.transport.loseConnection)
 
 
-def turn_of(call: Callable[[str], Deferred[Any]]) -> Callable[[str, int, float], Awaitable[Sample]]:
+def turn_of(call: Callable[[str], Deferred[Any]]) -> Callable[[str, int, float], Coroutine[Any, Any, Sample]]:
     """Measure `call`, with so many callers that each wait for their answer before they call again."""
 
     async def measure(value: str, in_flight: int, seconds: float) -> Sample:

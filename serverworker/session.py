@@ -15,6 +15,7 @@ from typing import Any
 from attrs import evolve
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 
 from serverworker.monitor.ports import Ports
@@ -81,7 +82,7 @@ class MonitorService(Service):
         settings: Settings,
         ports: Ports,
         environment: Mapping[str, str],
-        parent_options: Mapping[str, Any],
+        parent_options: dict[str, Any],
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -104,9 +105,14 @@ class MonitorService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """Take the place of twistd's log observer, unless the command line says otherwise."""
-        observer = choose_observer(self._parent_options, self._settings.output.log_format, sys.stdout)
-        if observer is not None and hasattr(parent, "setComponent"):
+        observer = choose_observer(
+            self._parent_options, self._settings.output.log_format, sys.stdout, self._environment
+        )
+        if observer is not None:
             parent.setComponent(ILogObserver, observer)
+            # twist looks for it in its options instead.
+            if "fileLogObserverFactory" in self._parent_options:
+                self._parent_options["fileLogObserverFactory"] = lambda stream: observer
         super().setServiceParent(parent)
 
     def startService(self) -> None:
@@ -132,11 +138,14 @@ class MonitorService(Service):
             self.session.give_up(ExitStatus.CONFIG, str(error))
             return
         self.session.at_end(state.close)
-        reports = CrashReports(state.crashes, self.stream.publish)
+        reports = CrashReports(self._reactor, state.crashes, self.stream.publish, self._in_thread)
         self.stream.observe(reports)
         self.session.at_end(reports.drain)
         self._open_console()
         self.session.start(str(state.path), agent)
+
+    def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
 
     def _load_agent(self) -> Any:
         reference = self._settings.app.agent

@@ -228,6 +228,7 @@ def _settle_ending(turn: Turn) -> None:
     # A process that even SIGKILL does not end is in the kernel's hands; the guardian and init have it then.
     for worker in turn.state.workers:
         turn.remove(worker)
+        count_replaced(turn, worker)
         if worker.cause is not None:
             turn.died.append(worker)
         else:

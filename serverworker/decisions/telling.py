@@ -7,7 +7,7 @@ from attrs import evolve
 from serverworker.decisions.inputs import Activate, Serve, Spawn
 from serverworker.decisions.turn import Turn
 from serverworker.values import events
-from serverworker.values.state import Life, Phase, Worker
+from serverworker.values.state import Life, Phase, SessionState, Worker
 
 
 def tell_failures(turn: Turn) -> None:
@@ -42,25 +42,39 @@ def next_step(turn: Turn, worker: Worker) -> str:
         return "nothing: it was leaving"
     if worker.generation > state.generation:
         return f"generation {worker.generation} is dropped; generation {state.generation} goes on"
+    parts = _ordered(turn) or _coming(state)
+    if state.respawn_at > turn.now:
+        wait = state.respawn_at - turn.now
+        parts.append(f"a successor is started in {wait:.1f} s (death {state.deaths_in_a_row} in a row)")
+    return "; ".join(parts) or _what_else(state)
+
+
+def _ordered(turn: Turn) -> list[str]:
+    """What this step ordered."""
     parts = []
     for command in turn.commands:
         if isinstance(command, Serve | Activate):
             parts.append(f"worker {command.worker} takes over now")
         elif isinstance(command, Spawn):
             parts.append(f"worker {command.worker} is started now")
-    if state.respawn_at > turn.now:
-        wait = state.respawn_at - turn.now
-        parts.append(f"a successor is started in {wait:.1f} s (death {state.deaths_in_a_row} in a row)")
-    return "; ".join(parts) or _what_else(turn)
+    return parts
 
 
-def _what_else(turn: Turn) -> str:
-    """What follows where this step ordered nothing for it."""
-    state = turn.state
-    if len(state.in_life(Life.SERVING, generation=state.generation)) >= state.policy.count:
-        return "the others serve; a standby is started as soon as there is room for it"
-    for life in (Life.ACTIVATING, Life.LOADED, Life.STARTING):
+def _coming(state: SessionState) -> list[str]:
+    """Who was on the way already, where somebody is missing."""
+    for life in () if _enough_serve(state) else (Life.ACTIVATING, Life.LOADED, Life.STARTING):
         coming = state.in_life(life, generation=state.generation)
         if coming:
-            return f"worker {coming[0].id}, which is {life.value}, takes over as soon as it can"
+            return [f"worker {coming[0].id}, which is {life.value}, takes over as soon as it can"]
+    return []
+
+
+def _what_else(state: SessionState) -> str:
+    """What follows where nothing was ordered, nobody is on the way, and no time is set."""
+    if _enough_serve(state):
+        return "the others serve; a standby is started as soon as there is room for it"
     return "a successor is started as soon as there is room for it"
+
+
+def _enough_serve(state: SessionState) -> bool:
+    return len(state.in_life(Life.SERVING, generation=state.generation)) >= state.policy.count

@@ -76,6 +76,7 @@ class _End:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._stopping = False
         self.status = 0
 
     def __call__(self, status: int, at_once: bool) -> None:
@@ -85,7 +86,8 @@ class _End:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-        if self._reactor.running:
+        if not self._stopping:
+            self._stopping = True
             self._reactor.stop()
 
 

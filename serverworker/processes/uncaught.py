@@ -20,7 +20,6 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError, FirstError
 from twisted.internet.error import ConnectionClosed
 from twisted.logger import ILogObserver, LogEvent, Logger
@@ -28,6 +27,7 @@ from twisted.python import log
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from serverworker.processes.awaiting import record_of
 from serverworker.values.errors import ErrorRecord
 
 _LOGGERS = (
@@ -90,7 +90,7 @@ class UncaughtErrors:
         except Exception:  # an exception's own code may raise; a judge that fails must not hide the case
             crashed = True
         if crashed:
-            self._tell(_record(failure))
+            self._tell(record_of(failure))
 
     def watch_threads(self) -> None:
         """Look at the errors of plain `threading.Thread`s as well, which never reach Twisted's log.
@@ -122,13 +122,13 @@ class UncaughtErrors:
             # passes it on.
             _first_sight(failure.value)
             return False
-        if not (_is_from_reactor(event, namespace) or _is_from_deferred(event, namespace)):
+        if not (_is_from_reactor(namespace) or _is_from_deferred(event, namespace)):
             return False
         # An error that breaks a connection is handed to its protocol as the reason, and may end in a Deferred of
         # the application's: one crash, not two.
         if not _first_sight(failure.value):
             return False
-        if _is_from_reactor(event, namespace) and _is_inside_request(failure):
+        if _is_from_reactor(namespace) and _is_inside_request(failure):
             return False
         return not _is_noise(failure)
 
@@ -137,7 +137,7 @@ class UncaughtErrors:
             self._on_crash(record)
 
 
-def _is_from_reactor(event: LogEvent, namespace: str) -> bool:
+def _is_from_reactor(namespace: str) -> bool:
     """Did Twisted's own code catch this, where it calls the application's?"""
     if namespace == "log_legacy":
         return _caller_of_log_err() in _CATCHERS
@@ -210,17 +210,3 @@ def _first_sight(error: BaseException | None) -> bool:
         return False
     notes["_serverworker_judged"] = True
     return True
-
-
-def _record(failure: Failure) -> ErrorRecord:
-    """The record of a failure; a Deferred has taken the traceback off its exception, and kept it as text."""
-    error = failure.value
-    if not isinstance(error, BaseException):
-        return ErrorRecord(type=f"{type(error).__module__}.{type(error).__qualname__}", message=repr(error))
-    record = ErrorRecord.from_exception(error)
-    if error.__traceback__ is not None:
-        return record
-    try:
-        return evolve(record, traceback=failure.getTraceback())
-    except Exception:  # its error's __str__ may raise
-        return record

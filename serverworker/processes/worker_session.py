@@ -66,6 +66,7 @@ class WorkerSession(CommandLocator):
         self._exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
         self._ending = False
         self._crashed = False
+        self._has_left = False
         self._settings = Settings()
         self._listeners: Listeners | None = None
         self._application: Application | None = None
@@ -206,7 +207,6 @@ class WorkerSession(CommandLocator):
         error = ErrorRecord(type="serverworker.Terminated", message="SIGTERM came from outside the session")
         if self._ending:
             return
-        self._crashed = True
         self.link.tell(commands.CrashDetected, error=asdict(error), kind=CauseKind.SIGNAL.value)
         reason = ExitReason(ExitKind.SESSION_END, text=error.message)
         self._leave(reason, self._settings.drain.timeout_seconds, drain=True)
@@ -216,7 +216,8 @@ class WorkerSession(CommandLocator):
 
     def _link_lost(self, reason: EmitError) -> None:
         """The monitor is gone: nobody will say anything any more. Finish what there is, and end."""
-        if self._crashed:
+        if self._has_left:
+            self._end_process(0, False)
             return
         text = f"the monitor is gone: {reason}"
         self._leave(
@@ -237,14 +238,12 @@ class WorkerSession(CommandLocator):
         crashed.addBoth(lambda _: self._end_process(1, True))
 
     async def _crash_exit(self, error: ErrorRecord, kind: CauseKind) -> None:
-        told = self.link.ask(commands.CrashDetected, _FAREWELL_SECONDS, error=asdict(error), kind=kind.value)
-        told.addErrback(lambda _: None)
+        self.link.tell(commands.CrashDetected, error=asdict(error), kind=kind.value)
         await self._exit_handlers.run(ExitReason(ExitKind.CRASH, error), _CRASH_EXIT_SECONDS)
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self._note(f"crash event detected @ {moment} UTC")
-        self._note(error.message)
-        await told
-        self.link.close()
+        # Its answer says that all before it has arrived as well.
+        await self.link.ask(commands.Note, _FAREWELL_SECONDS, text=str(error))
 
     def _leave(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
         if self._ending:
@@ -271,8 +270,10 @@ class WorkerSession(CommandLocator):
         if self._listeners is not None:
             self._listeners.abort()
             self._listeners.close()
+        # What was told last has to arrive: the process ends when the link is gone.
+        self._has_left = True
+        self._reactor.callLater(_FAREWELL_SECONDS, self._end_process, 0, False)
         self.link.close()
-        self._end_process(0, False)
 
     # --- telling --------------------------------------------------------------------------------
 

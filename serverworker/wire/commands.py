@@ -88,7 +88,7 @@ class Join(_Asked):
         (b"worker", amp.Integer()),
         (b"pid", amp.Integer()),
     ]
-    response: ClassVar[list[tuple[bytes, amp.Argument]]] = [
+    response = [
         (b"settings", LargeJSON()),  # `Settings.as_json`
         (b"generation", amp.Integer()),
         (b"key", amp.Unicode()),  # the session key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from serverworker.values.errors import ErrorRecord, HandlerOutcome, RemoteError, UnhandledMessage
@@ -70,7 +70,8 @@ class Handlers:
         handlers = self.registered(name)
         if not handlers:
             return fail(UnhandledMessage(name, self.names))
-        return maybeDeferred(run_all, handlers, args)
+        outcomes = run_all(handlers, args)
+        return outcomes if isinstance(outcomes, Deferred) else succeed(outcomes)
 
     def _keep(self, name: str, handlers: tuple[EmitHandler, ...]) -> None:
         if handlers:

@@ -206,21 +206,23 @@ class EmitRouter:
     def _received(self, said: Emit | UnreadableEmit | Answer) -> None:
         if self._closed:
             return
-        match said:
-            case Emit(number=number, name=name, args=args):
-                handlers = self._handlers.registered(name)
-                if handlers:
-                    outcomes = run_all(handlers, args)
-                    if isinstance(outcomes, Deferred):
-                        outcomes.addCallback(partial(self._answer, number, name, handlers))
-                    else:
-                        self._answer(number, name, handlers, outcomes)
-                else:
-                    self._queue(-number, encode_unhandled(number, name, self._handlers.names))
-            case UnreadableEmit(number=number, error=error):
-                self._queue(-number, encode_refusal(number, error))
-            case Answer(number=number):
-                self._answered(said)
+        if isinstance(said, Emit):
+            self._emit_received(said)
+        elif isinstance(said, Answer):
+            self._answered(said)
+        else:
+            self._queue(-said.number, encode_refusal(said.number, said.error))
+
+    def _emit_received(self, emit: Emit) -> None:
+        handlers = self._handlers.registered(emit.name)
+        if not handlers:
+            self._queue(-emit.number, encode_unhandled(emit.number, emit.name, self._handlers.names))
+            return
+        outcomes = run_all(handlers, emit.args)
+        if isinstance(outcomes, Deferred):
+            outcomes.addCallback(partial(self._answer, emit.number, emit.name, handlers))
+        else:
+            self._answer(emit.number, emit.name, handlers, outcomes)
 
     def _answer(
         self, number: int, name: str, handlers: tuple[EmitHandler, ...], outcomes: list[HandlerOutcome]

@@ -143,11 +143,12 @@ class CoreWorld:
 
 
 def serving(*, needs_activation: bool = True, **policy: Any) -> CoreWorld:
-    """A whole session: the first `count` workers serve, the others stand by; its records begin empty."""
+    """A whole session, ten seconds old: the first `count` workers serve, the others stand by; its records are empty."""
     world = CoreWorld(**policy)
     world.start()
     while starting := world.state.in_life(Life.STARTING):
         world.bring_up(starting[0].id, needs_activation=needs_activation)
+    world.now += 10.0
     world.commands.clear()
     world.events.clear()
     return world

@@ -50,6 +50,8 @@ REACTOR_MODULES = frozenset({"serverworker.session", "serverworker.processes.ent
 HEAVY = ("treq", "klein", "twisted.web")
 """Imported where it is used, so that a monitor stays small."""
 
+CURE = "import it, or what leads to it, inside the function that uses it"
+
 MONITOR_STARTS = ("serverworker.session", "serverworker.monitor")
 """The modules that a monitor is sure to load, and so all that these load when they are imported."""
 
@@ -200,9 +202,7 @@ def weight_faults(imports: Iterable[Import]) -> list[str]:
         module = waiting.pop()
         for found in eager[module]:
             if any(found.reaches(name) for name in HEAVY):
-                faults.append(
-                    f"{found} when a monitor is imported ({ways[module]}): move it into the function that uses it"
-                )
+                faults.append(f"{found} when a monitor is imported ({ways[module]}): {CURE}")
             for name in eager:
                 if name not in ways and found.reaches(name):
                     ways[name] = f"{ways[module]} → {name}"

@@ -97,7 +97,7 @@ class HolderTests(TestCase):
         listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(listening.close)
         child = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", "input()", "a name\nof two lines"],
+            [sys.executable, "-I", "-S", "-c", "import os; os.read(0, 1)", "a name\nof two lines"],
             stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],
         )
@@ -107,7 +107,9 @@ class HolderTests(TestCase):
         inodes = socket_holders.tcp_inodes(*listening.getsockname())
         found = {holder.pid: holder.command for holder in socket_holders.holders(inodes)}
         self.assertEqual(set(found), {os.getpid(), child.pid})
-        self.assertTrue(found[child.pid].endswith("-c input() a name?of two lines"), found[child.pid])
+        self.assertTrue(
+            found[child.pid].endswith("-c import os; os.read(0, 1) a name?of two lines"), found[child.pid]
+        )
 
     def test_not_ours_to_see(self) -> None:
         """Processes whose descriptors may not be read are passed over."""
