@@ -25,7 +25,7 @@ from serverworker.observers.crash_reports import CrashReports
 from serverworker.observers.log import LogObserver
 from serverworker.observers.log_format import choose_observer
 from serverworker.options import Options, conclude_check, settle
-from serverworker.processes.application import load_agent
+from serverworker.processes.references import load_agent
 from serverworker.processes.sockets import bind_all
 from serverworker.processes.state_directory import (
     StateDirectory,

@@ -65,8 +65,8 @@ def _end_surplus(turn: Turn) -> None:
     unactivated += state.in_life(Life.STARTING, generation=generation)
     # What must not run twice does not stand by activated either.
     room = missing + (policy.standby if policy.overlap else 0)
-    surplus = activated[room:] + unactivated[max(missing + policy.standby - len(activated), 0) :]
-    for worker in surplus:
+    kept = len(activated[:room])
+    for worker in activated[room:] + unactivated[missing + policy.standby - kept :]:
         turn.leave(worker, "restart", "fewer standbys are wanted")
 
 
@@ -195,6 +195,8 @@ def count_replaced(turn: Turn, gone: Worker) -> None:
 
 def begin_ending(turn: Turn, reason: str, status: int, *, graceful: bool) -> None:
     """Decide the end; a second wish can only make it faster."""
+    # A worker's reason to leave is never empty: it is what says that it was asked.
+    reason = reason or "no reason was given"
     drain = turn.state.policy.drain_seconds if graceful else 0.0
     deadline = turn.now + drain + GRACE_SECONDS
     ending = turn.state.ending

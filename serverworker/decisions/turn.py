@@ -79,11 +79,7 @@ class Turn:
     def _deadline(self, life: Life) -> float | None:
         if life in (Life.STARTING, Life.ACTIVATING):
             return self.now + self.state.policy.startup_seconds
-        if life is Life.DRAINING:
-            return self.now + CRASH_EXIT_SECONDS + GRACE_SECONDS
-        if life is Life.DEAD:
-            return self.now + KILL_AGAIN_SECONDS
-        return None
+        return None  # what drains or is dead has a deadline too: who decides the end decides how long it may take
 
     def spawn(self, generation: int) -> None:
         """Order a new worker."""

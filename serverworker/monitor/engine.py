@@ -13,18 +13,20 @@ from twisted.logger import Logger
 
 from serverworker.decisions import inputs
 from serverworker.decisions.session import next_wake, step
-from serverworker.decisions.turn import GRACE_SECONDS
+from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
 from serverworker.monitor.stream import EventStream
 from serverworker.monitor.worker_process import LastWords, WorkerProcess
 from serverworker.processes.spawn import Recipe, Spawner
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
-from serverworker.values.errors import ConfigurationError, ErrorRecord, ServerWorkerError
+from serverworker.values.errors import ErrorRecord, ServerWorkerError
 from serverworker.values.events import Beat, Event, OutputLine
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.state import Life, Policy, SessionState
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
+
+_OWN_FAULT = "the monitor has a fault of its own"
 
 
 class NotDone(ServerWorkerError):
@@ -69,7 +71,9 @@ class Engine:
         self._wake: IDelayedCall | None = None
         self._answers: dict[int, Deferred[str]] = {}
         self._last_request = 0
+        self._wake_at: float | None = None
         self._broken = False
+        self._over = False
 
     @property
     def state(self) -> SessionState:
@@ -119,32 +123,42 @@ class Engine:
         try:
             while self._inputs:
                 self._turn(self._inputs.popleft())
+            self._set_wake()
         finally:
             self._turning = False
-        self._set_wake()
 
     def _turn(self, happened: inputs.Input) -> None:
         if self._broken:
             self._turn_broken(happened)
             return
+        now = self._around.reactor.seconds()
         try:
-            result = step(self._state, happened, self._around.reactor.seconds())
+            result = step(self._state, happened, now)
+            self._wake_at = next_wake(result.state, now)
         except Exception as error:
             self._break(error, happened)
             return
         self._state = result.state
         for command in result.commands:
-            self._do(command)
+            self._isolate(self._do, command)
         for event in result.events:
-            self._tell(event)
+            self._isolate(self._tell, event)
+
+    def _isolate(self, deed: Callable[[Any], None], what: Any) -> None:
+        """A deed that fails is reported; what else was decided is done all the same, and deadlines see to the rest."""
+        try:
+            deed(what)
+        except Exception as error:
+            where = f"the monitor, at {type(what).__name__}"
+            self._log.failure("{where}: {what!r} failed; the session goes on", where=where, what=what)
+            self._around.stream.publish(events.Fault(where=where, error=ErrorRecord.from_exception(error)))
 
     def _set_wake(self) -> None:
         if self._wake is not None and self._wake.active():
             self._wake.cancel()
-        now = self._around.reactor.seconds()
-        wake = None if self._broken else next_wake(self._state, now)
-        if wake is not None:
-            self._wake = self._around.reactor.callLater(max(wake - now, 0.001), self.happened, inputs.Tick())
+        if self._wake_at is not None:
+            seconds = max(self._wake_at - self._around.reactor.seconds(), 0.001)
+            self._wake = self._around.reactor.callLater(seconds, self.happened, inputs.Tick())
 
     # --- what the core orders -------------------------------------------------------------------
 
@@ -186,6 +200,8 @@ class Engine:
 
     def _spawn(self, worker_id: int, generation: int) -> None:
         worker = self._state.worker(worker_id)
+        if self._broken:
+            return
         if worker is None or worker.life is Life.DEAD:
             # It was given up before it was there.
             self.happened(inputs.Exited(worker=worker_id, signal="SIGKILL"))
@@ -196,18 +212,22 @@ class Engine:
         self._processes[worker_id] = process
         try:
             pid = process.spawn(self._around.spawner, self._around.recipe(generation))
-        except (OSError, ConfigurationError) as error:
+        except Exception as error:
             del self._processes[worker_id]
-            permanent = not isinstance(error, OSError) or isinstance(
-                error, FileNotFoundError | PermissionError
-            )
-            text = f"the process cannot be started: {error}"
-            self.happened(inputs.SpawnFailed(worker=worker_id, text=text, permanent=permanent))
+            self._spawn_failed(worker_id, error)
             return
         if pid is not None:
             self._around.started(pid)
         self.happened(inputs.Spawned(worker=worker_id, pid=pid or 0))
         process.spawned()
+
+    def _spawn_failed(self, worker_id: int, error: Exception) -> None:
+        if not isinstance(error, OSError | ServerWorkerError):
+            self._log.failure("starting worker {worker} failed in an unforeseen way", worker=worker_id)
+        # What the system lacks now (memory, processes) it may have again; a file that is not there will not come.
+        permanent = not isinstance(error, OSError) or isinstance(error, FileNotFoundError | PermissionError)
+        text = f"the process cannot be started: {error}"
+        self.happened(inputs.SpawnFailed(worker=worker_id, text=text, permanent=permanent))
 
     # --- what the core says ---------------------------------------------------------------------
 
@@ -236,7 +256,9 @@ class Engine:
         process = self._processes.pop(worker_id, None)
         if process is None:
             return None
-        words = process.last_words()
+        words = None
+        with self._log.failuresHandled("the last words of worker {worker} are lost", worker=worker_id):
+            words = process.last_words()
         if process.pid is not None:
             self._around.gone(process.pid)
         return words
@@ -273,32 +295,45 @@ class Engine:
     def _break(self, error: Exception, happened: inputs.Input) -> None:
         """The core is not to be trusted any more: every worker is asked to leave, then killed; status 70."""
         self._broken = True
+        self._wake_at = None
         seconds = self._state.policy.drain_seconds
         where = f"the monitor's core, at {type(happened).__name__}"
         step_next = (
             f"the workers have {seconds:g} s to finish what they are at, then the session ends with 70"
         )
         self._log.failure("the core failed at {happened}; {next}", happened=happened, next=step_next)
-        self._around.stream.publish(
-            events.Fault(where=where, error=ErrorRecord.from_exception(error), next_step=step_next)
-        )
+        record = ErrorRecord.from_exception(error)
+        self._around.stream.publish(events.Fault(where=where, error=record, next_step=step_next))
+        status = int(ExitStatus.SOFTWARE)
+        self._around.stream.publish(events.SessionEnding(reason=_OWN_FAULT, graceful=True, status=status))
         for process in tuple(self._processes.values()):
-            process.order(
-                commands.Leave,
-                kind="session-end",
-                text="the monitor has a fault",
-                seconds=seconds,
-                drain=True,
-            )
+            process.order(commands.Leave, kind="session-end", text=_OWN_FAULT, seconds=seconds, drain=True)
         self._around.reactor.callLater(seconds + GRACE_SECONDS, self._kill_all)
+        last_moment = seconds + GRACE_SECONDS + KILL_AGAIN_SECONDS
+        self._around.reactor.callLater(last_moment, self._finish_broken)
+        for request in (*self._answers, getattr(happened, "request", None)):
+            self._refuse(request)
         self._finish_if_empty()
 
     def _turn_broken(self, happened: inputs.Input) -> None:
-        if isinstance(happened, inputs.Exited):
-            self._bury(happened.worker)
-            self._finish_if_empty()
-        elif isinstance(happened, inputs.AskEnd) and not happened.graceful:
-            self._kill_all()
+        match happened:
+            case inputs.Exited(worker=worker):
+                self._bury(worker)
+                self._finish_if_empty()
+            case inputs.AskRestart(request=request):
+                self._refuse(request)
+            case inputs.AskEnd(graceful=graceful, request=request):
+                self._refuse(request)
+                if not graceful:
+                    self._kill_all()
+            case _:
+                pass
+
+    def _refuse(self, request: int | None) -> None:
+        if request is not None:
+            self._answer(
+                request, False, f"{_OWN_FAULT}: the session ends with status {ExitStatus.SOFTWARE:d}"
+            )
 
     def _kill_all(self) -> None:
         for process in tuple(self._processes.values()):
@@ -306,5 +341,13 @@ class Engine:
 
     def _finish_if_empty(self) -> None:
         if not self._processes:
-            status = int(ExitStatus.SOFTWARE)
-            self._around.reactor.callLater(0, self._around.finished, status, "the monitor's own fault")
+            self._finish_broken()
+
+    def _finish_broken(self) -> None:
+        """Once; also with processes that even SIGKILL does not end."""
+        if self._over:
+            return
+        self._over = True
+        status = int(ExitStatus.SOFTWARE)
+        self._around.stream.publish(events.SessionEnded(status=status, reason=_OWN_FAULT))
+        self._around.reactor.callLater(0, self._around.finished, status, _OWN_FAULT)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail
 
 from serverworker.monitor.console_commands import ConsoleAction
 from serverworker.processes.exit_handlers import ExitHandler
@@ -82,9 +83,7 @@ class Monitor:
         process = self._session.engine.process(worker)
         if process is None:
             ids = [str(each.id) for each in self.state.workers]
-            failed: Deferred[list[Any]] = Deferred()
-            failed.errback(PeerLost(f"there is no worker {worker}{nearest(str(worker), ids)}"))
-            return failed
+            return fail(PeerLost(f"there is no worker {worker}{nearest(str(worker), ids)}"))
         return process.link.emit(name, args, seconds)
 
     # --- hooks ----------------------------------------------------------------------------------
@@ -98,11 +97,11 @@ class Monitor:
 
     def on_crash_detected(self, callback: Callable[[events.WorkerDied], Any]) -> None:
         """Have `callback(event)` called for every death that nobody asked for, with its cause and last output."""
-        self.subscribe(lambda told: callback(told.event), events.WorkerDied)  # type: ignore[arg-type]  # of that kind
+        self.subscribe(_with_event(callback), events.WorkerDied)
 
     def on_server_running(self, callback: Callable[[events.ServerRunning], Any]) -> None:
         """Have `callback(event)` called whenever a worker begins to serve."""
-        self.subscribe(lambda told: callback(told.event), events.ServerRunning)  # type: ignore[arg-type]  # of that kind
+        self.subscribe(_with_event(callback), events.ServerRunning)
 
     def add_exit_handler(self, handler: ExitHandler) -> None:
         """Have `handler(reason: ExitReason)` called in the monitor when the session begins to end."""
@@ -158,11 +157,20 @@ class Monitor:
     ) -> Deferred[str]:
         """Give a port another address: from the next restart on, or with a restart `now`.
 
-        Raises `ConfigurationError` for no such port or no such address, `PortUnavailable` if it cannot be bound: it
-        is bound before anything is changed.
+        Fails with `ConfigurationError` for no such port or no such address, `PortUnavailable` if it cannot be bound
+        (it is bound before anything is changed), and `NotDone` if the restart came to nothing.
         """
         return self._session.set_port(name, description, now=now, asked_by=asked_by)
 
     def set_workers(self, count: int) -> None:
         """Change how many workers serve; going down drains. Raises `ConfigurationError` out of range."""
         self._session.set_workers(count)
+
+
+def _with_event(callback: Callable[[Any], Any]) -> Callable[[Told], Any]:
+    """A subscriber that hands on the event alone. It bears the callback's name, for the report of its failure."""
+
+    def subscriber(told: Told) -> Any:
+        return callback(told.event)
+
+    return update_wrapper(subscriber, callback)

@@ -9,6 +9,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 from serverworker.values.settings import WatchdogSettings
 
@@ -34,6 +35,8 @@ class Pinger:
     Judged by the monitor's own clock: time in which the monitor itself did not turn counts against nobody.
     """
 
+    _log = Logger(namespace="serverworker.monitor")
+
     def __init__(
         self,
         *,
@@ -49,7 +52,7 @@ class Pinger:
         self._hung = hung
         self._outstanding: dict[int, _Outstanding] = {}
         self._last_turn = 0.0
-        self._loop = LoopingCall(self._turn)
+        self._loop = LoopingCall(self._safe_turn)
         self._loop.clock = clock
 
     def start(self) -> None:
@@ -61,6 +64,11 @@ class Pinger:
         """Ping no more."""
         if self._loop.running:
             self._loop.stop()
+
+    def _safe_turn(self) -> None:
+        # An exception would end the loop for good, and with it the watch over every worker.
+        with self._log.failuresHandled("a round of pings failed; the next one comes all the same"):
+            self._turn()
 
     def _turn(self) -> None:
         now = self._clock.seconds()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from serverworker.processes.sockets import SocketFile, bind, describe_bound, file_of
 from serverworker.processes.spawn import BoundPort
@@ -44,13 +44,14 @@ class Ports:
         self._bound[name], self._files[name] = made, file_of(made)
         return settings
 
-    def close_former(self) -> None:
-        """Close the sockets that no worker serves any more."""
+    def close_former(self, needed: Collection[socket.socket] = ()) -> None:
+        """Close the former sockets, but for those that are still `needed`: a worker may yet be started with them."""
         for former, file in self._former:
-            former.close()
-            if file is not None:
-                file.unlink()
-        self._former.clear()
+            if former not in needed:
+                former.close()
+                if file is not None:
+                    file.unlink()
+        self._former = [each for each in self._former if each[0] in needed]
 
     def close(self) -> None:
         """Close all, and remove the files of unix sockets that are still ours."""

@@ -189,28 +189,33 @@ class Session:
                 reason = ExitReason(ExitKind.SESSION_END, text=ending.reason)
                 seconds = self.settings.drain.timeout_seconds if ending.graceful else _STEP_SECONDS
                 self._exits = ensureDeferred(self.exit_handlers.run(reason, seconds))
-            case events.RestartCompleted(generation=generation):
-                self._recipes = {each: recipe for each, recipe in self._recipes.items() if each >= generation}
-            case events.RestartFailed(generation=generation):
-                self._recipes.pop(generation, None)
+            case events.RestartCompleted() | events.RestartFailed():
+                self._forget_recipes()
             case _:
                 pass
-        if self.engine.state.replacing is None and self.engine.state.restart is None:
-            self._ports.close_former()
+
+    def _forget_recipes(self) -> None:
+        """Let go of the recipes that no worker is started by any more, and of the sockets that are in no other."""
+        restart = self.engine.state.restart
+        needed = (self.engine.state.generation, restart.generation if restart is not None else 0)
+        self._recipes = {each: recipe for each, recipe in self._recipes.items() if each in needed}
+        self._ports.close_former([port.socket for recipe in self._recipes.values() for port in recipe.ports])
 
     def subscribe(self, callback: Callable[[Told], Any], *kinds: type[Event]) -> Callable[[], None]:
         """See `Monitor.subscribe`."""
 
         def observer(told: Told) -> None:
             if not kinds or isinstance(told.event, kinds):
-                done = finished(callback, told)
-                name = getattr(callback, "__qualname__", repr(callback))
-                done.addErrback(self._hook_failed, name)
+                finished(callback, told).addErrback(self._hook_failed, callback, told)
 
         return self.stream.observe(observer)
 
-    def _hook_failed(self, failure: Failure, name: str) -> None:
-        self._fault(f"hook {name}", failure)
+    def _hook_failed(self, failure: Failure, callback: Callable[..., Any], told: Told) -> None:
+        name = getattr(callback, "__qualname__", repr(callback))
+        if isinstance(told.event, events.Fault):  # told of its own failure it would fail again, for ever
+            self._log.failure("hook {name} failed at a fault; the session goes on", failure, name=name)
+        else:
+            self._fault(f"hook {name}", failure)
 
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
         self._fault(f"exit handler {name}", failure, "the exit goes on")

@@ -87,10 +87,16 @@ class WorkerProcess(CommandLocator):
 
     def spawn(self, spawner: Spawner, recipe: Recipe) -> int | None:
         """Start it; answers its pid, or None if it has ended already. Raises `OSError` where it cannot be started."""
-        self._ends = spawner.spawn(recipe, self.id, _Process(self))
-        self.pid = self._ends.transport.pid
-        adopt(self.link, self._reactor, self._ends.channel.detach())
-        self._dump = StackDump(self._reactor, self._ends.stacks)
+        ends = spawner.spawn(recipe, self.id, _Process(self))
+        try:
+            adopt(self.link, self._reactor, ends.channel.detach())
+        except BaseException:  # no descriptor is left: a worker that nobody can speak to is none
+            with suppress(ProcessExitedAlready):
+                ends.transport.signalProcess(signal.SIGKILL)
+            ends.close()
+            raise
+        self._ends, self.pid = ends, ends.transport.pid
+        self._dump = StackDump(self._reactor, ends.stacks)
         return self.pid
 
     def spawned(self) -> None:

@@ -239,6 +239,7 @@ class CrashReports:
         report, self._writing = self._writing, None
         if report is None:  # given up while the disk was thinking
             return
+        assert failure.value is not None
         error = ErrorRecord.from_exception(failure.value)
         if self._draining:
             self._give_up(report, str(error))

@@ -18,6 +18,8 @@ _NOT_LOGGED = frozenset({"output", "beats", "requests", "stacks"})
 """Fields of a death that its crash report holds, and that would drown the log."""
 _SHOWN_REQUESTS = 3
 
+_log = Logger(namespace=NAMESPACE)
+
 
 class LogObserver:
     """Logs every event that it is told, under `NAMESPACE`.
@@ -27,15 +29,9 @@ class LogObserver:
     values and dictionaries of such; what only a crash report needs is left out.
     """
 
-    def __init__(self, *, show_server_output: bool = True, logger: Logger | None = None) -> None:
-        """Take the global log, unless `logger` says otherwise.
-
-        Args:
-            show_server_output: whether lines that workers print are logged; those of commands always are.
-            logger: of the namespace `NAMESPACE`.
-        """
+    def __init__(self, *, show_server_output: bool = True) -> None:
+        """`show_server_output`: whether lines that workers print are logged; those of commands always are."""
         self._show_server_output = show_server_output
-        self._log = logger or Logger(namespace=NAMESPACE)
 
     def __call__(self, told: Told) -> None:
         """Log an event."""
@@ -53,7 +49,7 @@ class LogObserver:
             "sentence": sentence,
             "traceback": traceback,
         }
-        self._log.emit(level, "{sentence}\n{traceback}" if traceback else "{sentence}", **fields)
+        _log.emit(level, "{sentence}\n{traceback}" if traceback else "{sentence}", **fields)
 
 
 def sentence(event: Event) -> str:

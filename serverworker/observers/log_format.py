@@ -22,7 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, TextIO
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
 from zope.interface import implementer
@@ -31,7 +31,7 @@ from serverworker.observers.log import NAMESPACE
 
 WAITING_BYTES = 1024 * 1024
 """So much is kept for a terminal or a pipe that nobody reads; what comes on top is dropped and counted."""
-CLOSING_SECONDS = 2.0
+FLUSH_SECONDS = 2.0
 """So long the end of the process waits for what is still to be written."""
 
 _RESET = "\x1b[0m"
@@ -39,6 +39,8 @@ _DIM = "\x1b[2m"
 _SOURCE_COLOURS = {"monitor": "\x1b[36m", "worker": "\x1b[32m", "exec": "\x1b[35m"}
 _LEVEL_COLOURS = {"warn": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
 _UNWANTED = ("Starting factory", "Stopping factory")
+_LAST = ("Main loop terminated.", "Server Shut Down.")
+"""Said by the reactor and by twistd at the very end; a signal that twistd sends itself may follow, and no atexit."""
 _NOT_FIELDS = frozenset(
     {"source", "sentence", "traceback", "message", "isError", "system", "time", "format", "why"}
 )
@@ -46,15 +48,6 @@ _NOT_FIELDS = frozenset(
 
 # C0 without tab and newline, DEL, C1, and what turns the writing direction round (lines that read as others).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-class TextStream(Protocol):
-    """What is needed of a stream such as `sys.stdout`."""
-
-    def write(self, text: str, /) -> object: ...
-    def flush(self) -> object: ...
-    def fileno(self) -> int: ...
-    def isatty(self) -> bool: ...
 
 
 def utc(at: float) -> str:
@@ -66,7 +59,7 @@ def utc(at: float) -> str:
 def choose_observer(
     parent_options: Mapping[str, Any] | None,
     log_format: str,
-    stdout: TextStream,
+    stdout: TextIO,
     environ: Mapping[str, str],
 ) -> ILogObserver | None:
     """Our observer on `stdout`, or None where the operator's own choice of a log stands.
@@ -101,12 +94,12 @@ def _twistd_would_write_to_stdout(options: Mapping[str, Any]) -> bool:
     return bool(options.get("nodaemon") or options.get("debug"))
 
 
-def terminal_observer(stream: TextStream, colour: bool, lowest: LogLevel = LogLevel.info) -> ILogObserver:
+def terminal_observer(stream: TextIO, colour: bool, lowest: LogLevel = LogLevel.info) -> ILogObserver:
     """Lines for people. `lowest`: the `LogLevel` below which nothing is shown."""
     return _Observer(Writer(stream), lambda event: _as_lines(event, colour), lowest)
 
 
-def json_observer(stream: TextStream, lowest: LogLevel = LogLevel.info) -> ILogObserver:
+def json_observer(stream: TextIO, lowest: LogLevel = LogLevel.info) -> ILogObserver:
     """One JSON object a line: time, level, source, namespace, text, traceback, and the event's own fields."""
     return _Observer(Writer(stream), _as_json, lowest)
 
@@ -122,16 +115,15 @@ class _Observer:
         self._told_dropped = 0
 
     def __call__(self, event: LogEvent) -> None:
-        level = event.get("log_level")
-        if (level is not None and level < self._lowest) or _is_unwanted(event):
-            return
         try:
-            text = self._form(event)
+            text = "" if _is_unwanted(event, self._lowest) else self._form(event)
         except Exception as error:  # an event may hold anything
             text = self._form(_own_event(f"an event cannot be shown: {type(error).__name__}: {error}"))
-        if self._writer.write(text) and self._writer.dropped > self._told_dropped:
+        if text and self._writer.write(text) and self._writer.dropped > self._told_dropped:
             dropped, self._told_dropped = self._writer.dropped - self._told_dropped, self._writer.dropped
             self._writer.write(self._form(_own_event(f"{dropped} log lines before this one are lost")))
+        if str(event.get("log_format")) in _LAST:
+            self._writer.flush()
 
 
 def _own_event(text: str) -> LogEvent:
@@ -144,8 +136,11 @@ def _own_event(text: str) -> LogEvent:
     }
 
 
-def _is_unwanted(event: LogEvent) -> bool:
-    return event.get("log_level") is LogLevel.info and str(event.get("log_format")).startswith(_UNWANTED)
+def _is_unwanted(event: LogEvent, lowest: LogLevel) -> bool:
+    level = event.get("log_level")
+    if level is not None and level < lowest:
+        return True
+    return level is LogLevel.info and str(event.get("log_format")).startswith(_UNWANTED)
 
 
 # --- the two forms ------------------------------------------------------------------------------------
@@ -231,15 +226,17 @@ class Writer:
     dropped = 0
     """How many texts were lost: nobody read in time, or the stream is closed or broken."""
 
-    def __init__(self, stream: TextStream) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._bytes = 0  # of what waits and of what is being written
         self._thread: threading.Thread | None = None
+        self._closed = False
         try:
-            self._fd: int | None = stream.fileno()
+            # Of our own: the number of a descriptor that somebody closes soon means another file.
+            self._fd: int | None = os.dup(stream.fileno())
         except (AttributeError, OSError, ValueError):
             self._fd = None
 
@@ -249,7 +246,7 @@ class Writer:
         if self._fd is None:
             return self._write_directly(data)
         with self._changed:
-            if self._bytes + len(data) > WAITING_BYTES:
+            if self._closed or self._bytes + len(data) > WAITING_BYTES:
                 self.dropped += 1
                 return False
             self._waiting.append(data)
@@ -257,14 +254,22 @@ class Writer:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, args=(self._fd,), name="log", daemon=True)
                 self._thread.start()
-                atexit.register(self.close)
+                atexit.register(self.flush)
             self._changed.notify_all()
         return True
 
-    def close(self) -> None:
-        """Wait until all is written, at most `CLOSING_SECONDS`: for the end of the process."""
+    def flush(self) -> None:
+        """Wait until all is written, at most `FLUSH_SECONDS`."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._bytes, CLOSING_SECONDS)
+            self._changed.wait_for(lambda: not self._bytes, FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Write what is waiting, and let go of the stream."""
+        self.flush()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        atexit.unregister(self.flush)
 
     def _write_directly(self, data: bytes) -> bool:
         try:
@@ -276,11 +281,7 @@ class Writer:
         return True
 
     def _run(self, fd: int) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                texts = list(self._waiting)
-                self._waiting.clear()
+        while texts := self._take():
             data = b"".join(texts)
             lost = 0
             try:
@@ -291,6 +292,15 @@ class Writer:
                 self.dropped += lost
                 self._bytes -= len(data)
                 self._changed.notify_all()
+        os.close(fd)
+
+    def _take(self) -> list[bytes]:
+        """All that waits, once there is something; nothing once the writer is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            texts = list(self._waiting)
+            self._waiting.clear()
+            return texts
 
 
 def _write_all(fd: int, data: bytes) -> None:

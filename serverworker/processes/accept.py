@@ -1,8 +1,8 @@
 """How a worker accepts: one connection per wake-up, from a socket that it shares with its siblings.
 
-Twisted's own `Port` takes many connections per wake-up, so that one worker may end up with all of them, and closes what
-it has no descriptor for, although a sibling could serve it (both measured). With this reader the kernel deals connections
-out among those that have time.
+Twisted's own `Port` takes many connections per wake-up, so that one worker may end up with all of them, and
+closes what it has no descriptor for, although a sibling could serve it (both measured). With this reader they go
+to those that have time and, where siblings share a table of their loads (`shares.py`), to whoever has the fewest.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import Any
 
 from twisted.internet.interfaces import (
     IAddress,
@@ -25,8 +26,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from serverworker.processes.shares import Share, Shares
+
 PAUSE_SECONDS = 0.1
 """How long nothing is accepted after accepting has failed; until then siblings have the queue to themselves."""
+
+LEAVE_SECONDS = 0.001
+"""How long a connection is left to a sibling that has fewer, before the next look."""
 
 EPISODE_SECONDS = 10.0
 """A failure to accept that comes so long after the last one is told in the log; earlier ones are the same trouble."""
@@ -69,27 +75,41 @@ class AcceptReader:
     Neither the socket nor the factory is owned: whoever made this closes the one when accepting is over for good, and
     calls `doStart` and `doStop` of the other, since connections go on after the last one was accepted. The socket's
     other copies, in the monitor and in siblings, are never touched: nothing here calls `listen` or `shutdown` on it.
+
+    `shares` is the table that the readers of all workers have in common; without one, first come is first served.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: IAcceptReactor, listening: socket.socket, factory: IProtocolFactory) -> None:
+    def __init__(
+        self,
+        reactor: IAcceptReactor,
+        listening: socket.socket,
+        factory: IProtocolFactory,
+        shares: Shares | None = None,
+    ) -> None:
         listening.setblocking(False)
         self._reactor = reactor
         self._listening = listening
         self._factory = factory
         self._descriptor = listening.fileno()
+        self._shares = shares
+        self._share: Share | None = None
         self._accepts = False
         self._spare: int | None = None
         self._pause: IDelayedCall | None = None
         self._last_trouble: float | None = None
         self.accepted = 0
         """Connections that were accepted so far."""
+        self.opened = 0
+        """Of those, how many are open."""
 
     def start(self) -> None:
         """Accepts from now on. A second call changes nothing."""
         if not self._accepts:
             self._accepts = True
+            if self._shares is not None:
+                self._share = self._shares.join(self._descriptor, self.opened)
             self._resume()
 
     def stop(self) -> None:
@@ -100,6 +120,9 @@ class AcceptReader:
             self._pause.cancel()
             self._pause = None
         self._drop_spare()
+        share, self._share = self._share, None
+        if share is not None:
+            share.leave()
 
     def fileno(self) -> int:
         """The descriptor that the reactor waits for: the same one even after the socket was closed."""
@@ -111,6 +134,9 @@ class AcceptReader:
 
     def doRead(self) -> None:
         """Somebody has connected, and no sibling may have been faster yet: accepts one connection."""
+        if self._share is not None and self._share.leaves_it(self._reactor.seconds()):
+            self._look_away(LEAVE_SECONDS)
+            return
         try:
             connection, _ = self._listening.accept()
         except BlockingIOError:
@@ -144,11 +170,9 @@ class AcceptReader:
                 # As asyncio does and Twisted does not: an answer in two writes would wait for the peer's delayed
                 # acknowledgement, some 40 ms. Twisted gathers the writes of one turn, so it costs no small packets.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._reactor.adoptStreamConnection(
-                connection.fileno(),
-                connection.family,
-                guarded,  # type: ignore[arg-type]  # annotated as ServerFactory; any IProtocolFactory will do
-            )
+            # Annotated as if it took a ServerFactory alone and answered nothing.
+            adopt: Any = self._reactor.adoptStreamConnection
+            transport = adopt(connection.fileno(), connection.family, guarded)
         except Exception as error:
             if guarded.built or not isinstance(error, OSError):
                 self._blame(Failure(), connection)
@@ -156,8 +180,32 @@ class AcceptReader:
                 self._rest(error)
             else:
                 self._log.debug("a connection ended before it was served: {error}", error=error)
+        else:
+            if transport is not None:
+                self._count(transport)
         if guarded.failure is not None:
             self._blame(guarded.failure, connection)
+
+    def _count(self, transport: Any) -> None:
+        """Counts a connection as open until the reactor gives its transport up, whichever protocol it has by then."""
+        lost = transport.connectionLost
+        own = vars(transport).get("connectionLost")
+
+        def connection_lost(reason: Failure) -> None:
+            if own is None:
+                del transport.connectionLost  # no cycle is left behind
+            else:
+                transport.connectionLost = own
+            self._change(-1)
+            lost(reason)
+
+        transport.connectionLost = connection_lost
+        self._change(+1)
+
+    def _change(self, by: int) -> None:
+        self.opened += by
+        if self._share is not None:
+            self._share.tell(self.opened)
 
     def _blame(self, failure: Failure, connection: socket.socket) -> None:
         """Reports a mistake of the application's and ends the connection that it was made with.
@@ -186,9 +234,12 @@ class AcceptReader:
                 advice=ADVICE.get(error.errno or 0, ""),
             )
         self._last_trouble = now
+        self._look_away(PAUSE_SECONDS)
+
+    def _look_away(self, seconds: float) -> None:
         self._reactor.removeReader(self)
         if self._pause is None:
-            self._pause = self._reactor.callLater(PAUSE_SECONDS, self._go_on)
+            self._pause = self._reactor.callLater(seconds, self._go_on)
 
     def _go_on(self) -> None:
         self._pause = None

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from serverworker.monitor.handle import Monitor
     from serverworker.processes.server_worker import ServerWorker
 
+_NOT_LAUNCHED = (
+    "this agent has not been launched: neither monitor nor worker is there before the session calls it"
+)
+
 
 class SessionAgent:
     """What an application hangs its own behaviour on: subclass it, and name it by ``--agent module:Class``.
@@ -42,25 +46,32 @@ class SessionAgent:
         """Start this process's half. The session calls it, once; a second call raises `AlreadyLaunched`."""
         if self._launched:
             raise AlreadyLaunched("this agent has been launched already: it is launched once in each process")
+        if (monitor is None) == (worker is None):
+            raise TypeError("launch() takes the monitor, or the worker, of this process: one of the two")
         self._launched = True
+        self._monitor, self._worker = monitor, worker
         if monitor is not None:
-            self._monitor = monitor
             return await finished(self.initialize_monitor, monitor)
-        if worker is not None:
-            self._worker = worker
-            return await finished(self.initialize_server_worker, worker)
-        raise TypeError("launch() takes the monitor, or the worker, of this process")
+        return await finished(self.initialize_server_worker, worker)
 
     @property
     def monitor(self) -> Monitor:
         """The monitor. Raises `WrongProcess` in a worker (the original ended the session instead)."""
         if self._monitor is None:
-            raise WrongProcess("the monitor lives in the other process: reach it by `worker.emit(name, …)`")
+            raise WrongProcess(
+                "the monitor lives in the other process: reach it by `worker.emit(name, …)`"
+                if self._launched
+                else _NOT_LAUNCHED
+            )
         return self._monitor
 
     @property
     def worker(self) -> ServerWorker:
         """The server worker. Raises `WrongProcess` in the monitor."""
         if self._worker is None:
-            raise WrongProcess("the worker lives in another process: reach it by `monitor.emit(name, …)`")
+            raise WrongProcess(
+                "the worker lives in another process: reach it by `monitor.emit(name, …)`"
+                if self._launched
+                else _NOT_LAUNCHED
+            )
         return self._worker

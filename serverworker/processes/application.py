@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from inspect import isclass
-
-from serverworker.processes.agent import SessionAgent
-from serverworker.processes.hosts import AgentHost, Host, SiteHost, load, resolve, theirs
+from serverworker.processes.hosts import AgentHost, Host, SiteHost, load
+from serverworker.processes.references import load_agent, theirs
 from serverworker.processes.server_worker import ServerWorker
 from serverworker.values.errors import ApplicationError, ErrorRecord
 from serverworker.values.settings import AppSettings
-
-
-def load_agent(reference: str) -> SessionAgent:
-    """Import ``module:Class``, and make the agent.
-
-    Raises `ApplicationError` where it cannot be imported or made, or is no `SessionAgent`.
-    """
-    kind = resolve(reference, "--agent")
-    if not (isclass(kind) and issubclass(kind, SessionAgent)):
-        raise ApplicationError(
-            f"--agent {reference} is {kind!r:.200}; it must be a subclass of serverworker.SessionAgent"
-        )
-    try:
-        return kind()
-    except Exception as error:
-        raise ApplicationError(
-            f"--agent {reference} cannot be made without arguments:\n{theirs(error)}"
-        ) from error
 
 
 class Application:

@@ -20,9 +20,15 @@ def finished(function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
 def within(clock: IReactorTime, seconds: float, what: str, deferred: Deferred[Any]) -> Deferred[Any]:
     """Put a deadline to a Deferred; over it, it is cancelled, and fails with a TimeoutError that names `what`.
 
-    The answer comes at the deadline even where the Deferred takes no notice of being cancelled.
+    The answer comes at the deadline even where the Deferred takes no notice of being cancelled. To cancel the answer is
+    to cancel the Deferred.
     """
-    answer: Deferred[Any] = Deferred()
+
+    def called_off(_: Deferred[Any]) -> None:
+        timer.cancel()
+        deferred.cancel()
+
+    answer: Deferred[Any] = Deferred(called_off)
 
     def over() -> None:
         answer.errback(TimeoutError(f"{what} has not finished within {seconds:g} s"))

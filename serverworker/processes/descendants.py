@@ -82,7 +82,7 @@ class ProcessEntry:
 def parse_stat(text: bytes) -> ProcessEntry | None:
     """An entry from the text of ``/proc/PID/stat``; None where it is cut short or no such text.
 
-    The command stands in parentheses and may hold spaces, line ends and parentheses itself: what counts is the last one.
+    The command stands in parentheses and may hold spaces, line ends and parentheses itself: the last one counts.
     """
     start, end = text.find(b"("), text.rfind(b")")
     fields = text[end + 1 :].split()

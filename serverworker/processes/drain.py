@@ -16,11 +16,15 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IReactorTime,
 )
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from serverworker.processes.board import RequestBoard
-from serverworker.processes.http_channel import ChannelRules, TrackedChannel, adopt
+from serverworker.processes.http_channel import HTTPConnection, HTTPRules, adopt
+
+_log = Logger()
 
 IDLE_SECONDS = 1.0
 """How long a connection must have waited for a next request before the end of a session closes it."""
@@ -46,12 +50,12 @@ class Tracked:
     def __init__(self, factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime) -> None:
         self._board = board
         self._clock = clock
-        self._rules = ChannelRules(board=board, clock=clock)
-        self._untracked_rules = ChannelRules(board=board, clock=clock)
+        self._rules = HTTPRules(board=board, clock=clock)
+        self._untracked_rules = HTTPRules(board=board, clock=clock)
         self._connections: set[_Connection] = set()
         self._waiting: list[Deferred[None]] = []
         self._is_closing_idle = False
-        self._next_look: IDelayedCall | None = None
+        self._next_step: IDelayedCall | None = None
         self.factory: IProtocolFactory = _Entrance(factory, self._enter)
         """What is to be given each accepted connection. Its `doStop` is for when all are gone: it closes the log."""
         self.untracked_factory: IProtocolFactory = _Entrance(factory, self._enter_untracked)
@@ -66,7 +70,7 @@ class Tracked:
     @property
     def in_flight(self) -> int:
         """How many HTTP requests are being read, their headers complete, or being answered."""
-        return sum(1 for c in self._connections if c.channel is not None and c.channel.is_busy)
+        return sum(1 for c in self._connections if c.http is not None and c.http.is_busy)
 
     def drain(self) -> None:
         """From now on HTTP connections end with their next answer; all else goes on.
@@ -75,26 +79,34 @@ class Tracked:
         one more answer: to close it would lose the request that is on its way already.
         """
         self._rules.draining = True
+        for connection in self._connections:
+            if connection.http is not None:
+                connection.http.drain()
 
     def close_idle(self) -> None:
         """Drain, and close the HTTP connections that wait for a next request. For when no successor answers."""
         self.drain()
-        self._is_closing_idle = True
-        self._look_for_idle()
+        if not self._is_closing_idle:
+            self._is_closing_idle = True
+            self._close_what_is_idle()
 
     def abort(self) -> None:
-        """Close every connection, whatever it is at; what will not close within `ABORT_SECONDS` is reset.
+        """Close every connection, whatever it is at; what has not closed after `ABORT_SECONDS` is reset.
 
         This is how websockets and event streams end. A half-written answer is cut short, never completed falsely.
         """
+        self._cancel_next_step()
         for connection in tuple(self._connections):
-            connection.close()
+            with _log.failuresHandled(
+                "A connection did not close; it is reset within {seconds} s", seconds=ABORT_SECONDS
+            ):
+                connection.close()
         if self._connections:
-            self._clock.callLater(ABORT_SECONDS, self._reset)
+            self._next_step = self._clock.callLater(ABORT_SECONDS, self._reset)
 
     def when_idle(self) -> Deferred[None]:
-        """Fires when no connection is left. A connection that is still to be read counts, a heartbeat's does not."""
-        idle: Deferred[None] = Deferred(self._waiting.remove)
+        """Fires when no connection is left. One that is being closed still counts; a heartbeat's does not."""
+        idle: Deferred[None] = Deferred()
         if self._connections:
             self._waiting.append(idle)
         else:
@@ -102,44 +114,47 @@ class Tracked:
         return idle
 
     def _enter(self, protocol: IProtocol, transport: Any) -> None:
-        connection = _Connection(transport=transport, channel=adopt(protocol, transport, self._rules))
+        connection = _Connection(transport=transport, http=adopt(protocol, transport, self._rules))
         self._connections.add(connection)
         self._board.connection_opened()
         _call_at_end(transport, functools.partial(self._leave, connection))
-        if self._is_closing_idle and self._next_look is None:
-            self._look_for_idle()
+        if self._is_closing_idle and self._next_step is None:
+            self._close_what_is_idle()
 
     def _enter_untracked(self, protocol: IProtocol, transport: Any) -> None:
-        channel = adopt(protocol, transport, self._untracked_rules)
-        if channel is not None:
-            _call_at_end(transport, channel.release)
+        http = adopt(protocol, transport, self._untracked_rules)
+        if http is not None:
+            _call_at_end(transport, http.end)
 
     def _leave(self, connection: _Connection) -> None:
         self._connections.discard(connection)
-        if connection.channel is not None:
-            connection.channel.release()
+        if connection.http is not None:
+            connection.http.end()
         self._board.connection_closed()
-        if self._connections:
-            return
-        if self._next_look is not None:
-            self._next_look.cancel()
-            self._next_look = None
-        waiting, self._waiting = self._waiting, []
-        for idle in waiting:
-            idle.callback(None)
+        if not self._connections:
+            self._cancel_next_step()
+            waiting, self._waiting = self._waiting, []
+            for idle in waiting:
+                idle.callback(None)
 
-    def _look_for_idle(self, before: frozenset[_Connection] = frozenset()) -> None:
-        """Close what was idle at the last look and still is; look again until no connection is left."""
-        self._next_look = None
-        now_idle = frozenset(c for c in self._connections if c.channel is not None and c.channel.is_waiting)
-        for connection in now_idle & before:
+    def _close_what_is_idle(self, before: frozenset[_Connection] = frozenset()) -> None:
+        """Close what was idle at the last look and still is; look again as long as there are connections."""
+        self._next_step = None
+        idle = frozenset(c for c in self._connections if c.http is not None and c.http.is_waiting)
+        for connection in idle & before:
             connection.leave()
         if self._connections:
-            self._next_look = self._clock.callLater(IDLE_SECONDS, self._look_for_idle, now_idle - before)
+            self._next_step = self._clock.callLater(IDLE_SECONDS, self._close_what_is_idle, idle)
 
     def _reset(self) -> None:
+        self._next_step = None
         for connection in tuple(self._connections):
             connection.transport.abortConnection()
+
+    def _cancel_next_step(self) -> None:
+        if self._next_step is not None:
+            self._next_step.cancel()
+            self._next_step = None
 
 
 @frozen(kw_only=True, eq=False)
@@ -147,15 +162,15 @@ class _Connection:
     """One open connection, as the reactor and as `twisted.web` know it."""
 
     transport: Any
-    channel: TrackedChannel | None
+    http: HTTPConnection | None
 
     def leave(self) -> None:
-        if self.channel is not None:
-            self.channel.leave()
+        if self.http is not None:
+            self.http.leave()
 
     def close(self) -> None:
-        if self.channel is not None and self.channel.transport is not None:
-            self.channel.loseConnection()  # takes its producer off first, which would keep the connection open
+        if self.http is not None and self.http.channel.transport is not None:
+            self.http.close()  # takes its producer off first, which would keep the connection open
         else:
             self.transport.loseConnection()
 
@@ -185,8 +200,7 @@ class _Entrance:
         return repr(self._factory)
 
 
-@implementer(IProtocol, ILoggingContext)
-class _Doorman:
+class _Doorman(Protocol):
     """Stands at the door for the moment in which the connection is made, then leaves it to the user's protocol.
 
     So the protocol keeps the reactor's own transport, with all its interfaces, pays nothing for being tracked, and
@@ -206,15 +220,6 @@ class _Doorman:
         if ILoggingContext.providedBy(self._protocol):
             return ILoggingContext(self._protocol).logPrefix()
         return type(self._protocol).__name__
-
-    def connectionMade(self) -> None:
-        self._protocol.connectionMade()
-
-    def dataReceived(self, data: bytes) -> None:
-        self._protocol.dataReceived(data)
-
-    def connectionLost(self, reason: Failure) -> None:
-        self._protocol.connectionLost(reason)
 
 
 def _call_at_end(transport: Any, call: Callable[[], None]) -> None:

@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> None:
     # A session of its own: a ^C on the terminal does not reach it, and its children can be ended together with it.
     os.setsid()
     os.chdir(options.directory)
-    # In the place of the folder that the interpreter was started in.
-    sys.path[0] = options.directory
+    # In the place of the folder that the interpreter was started in, which stands there unless PYTHONSAFEPATH is set.
+    sys.path[: 0 if sys.flags.safe_path else 1] = [options.directory]
     os.environ["LISTEN_PID"] = str(os.getpid())
     sockets = inherited_sockets(os.environ, os.getpid())
     for descriptor in (*sockets.values(), options.channel, options.stacks, options.board):

@@ -97,6 +97,10 @@ class Guardian:
         if self._watched.pop(pid, None) is not None:
             self._tell(f"forget {pid}")
 
+    def started_at(self, pid: int) -> int | None:
+        """When a watched process started, in ticks since the machine's boot, as `kill_session` takes it; or None."""
+        return self._watched.get(pid) or None
+
     def set_deadline(self, seconds: float) -> None:
         """Changes how long workers may go on once the monitor is gone. With 0 they are killed at once then."""
         self._deadline = seconds

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from collections.abc import Callable
-from importlib import import_module
 from inspect import isclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from twisted.application.service import IService
@@ -15,7 +11,8 @@ from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from serverworker.processes.awaiting import finished
-from serverworker.values.errors import ApplicationError, nearest
+from serverworker.processes.references import resolve, theirs
+from serverworker.values.errors import ApplicationError
 
 if TYPE_CHECKING:
     from serverworker.processes.server_worker import ServerWorker
@@ -74,18 +71,24 @@ class ServiceHost:
     def __init__(self, description: str, service: IService) -> None:
         self.description = description
         self._service = service
+        self._started = False
 
     def register(self, worker: ServerWorker) -> None:
         """Nothing: it listens by itself, through `ServerWorker.current().listen`, when it is started."""
 
     async def activate(self, worker: ServerWorker) -> None:
         """Start the service."""
+        self._started = True
         self._service.privilegedStartService()
         self._service.startService()
 
     async def stop(self) -> None:
-        """Stop the service, and wait for what its `stopService` returns."""
-        await finished(self._service.stopService)
+        """Stop the service, and wait for what its `stopService` returns; nothing where it was never started.
+
+        Twisted's own services (TimerService, StreamServerEndpointService) cannot be stopped before they were started.
+        """
+        if self._started:
+            await finished(self._service.stopService)
 
 
 class WorkHost:
@@ -174,51 +177,3 @@ def _make(kind: type[Any], reference: str) -> Any:
         raise ApplicationError(
             f"--app {reference}: the class {kind.__qualname__} cannot be made without arguments:\n{theirs(error)}"
         ) from error
-
-
-def resolve(reference: str, option: str) -> Any:
-    """Import a module and find its attribute; `ApplicationError` says which of the two is at fault, and where."""
-    module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
-        raise ApplicationError(
-            f"{option} {reference!r} is not of the form module:attribute, such as mysite.web:root"
-        )
-    try:
-        found: Any = import_module(module_name)
-    except BaseException as error:
-        if isinstance(error, ModuleNotFoundError) and error.name and module_name.startswith(error.name):
-            raise ApplicationError(
-                f"{option} {reference}: there is no module {error.name!r}; looked in {_searched()}"
-            ) from error
-        raise ApplicationError(
-            f"{option} {reference}: importing {module_name} failed:\n{theirs(error)}"
-        ) from error
-    for name in attribute.split("."):
-        if not hasattr(found, name):
-            names = [each for each in dir(found) if not each.startswith("_")]
-            close = nearest(name, names) if names else "; it has no public names"
-            raise ApplicationError(f"{option} {reference}: {module_name} has no attribute {name!r}{close}")
-        found = getattr(found, name)
-    return found
-
-
-def _searched() -> str:
-    folders = [folder or str(Path.cwd()) for folder in sys.path]
-    return ", ".join(folders[:1] + [folder for folder in folders[1:] if "site-packages" in folder][:1])
-
-
-def theirs(error: BaseException) -> str:
-    """A traceback, shortened to what is the application's: without our frames and the import machinery's."""
-    ours = str(Path(__file__).parent)
-    shown = traceback.TracebackException.from_exception(error)
-    each: traceback.TracebackException | None = shown
-    while each is not None:
-        kept = [
-            frame
-            for frame in each.stack
-            if not frame.filename.startswith((ours, "<frozen importlib"))
-            and "/importlib/__init__" not in frame.filename
-        ]
-        each.stack = traceback.StackSummary.from_list(kept)
-        each = each.__cause__ or each.__context__
-    return "".join(shown.format()).rstrip()

@@ -12,14 +12,14 @@ from __future__ import annotations
 import functools
 import socket
 import types
-from collections.abc import Callable
 from typing import Any
 
 from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
@@ -30,97 +30,115 @@ LINGER_SECONDS = 2.0
 
 
 @define(kw_only=True)
-class ChannelRules:
-    """What the HTTP connections of one factory have in common. The one who made it may set `draining`."""
+class HTTPRules:
+    """What the HTTP connections of one factory have in common."""
 
     board: RequestBoard
     clock: IReactorTime
     draining: bool = False
+    """Of the connections to come; each one that is there is told by `HTTPConnection.drain`."""
 
 
-class TrackedChannel(HTTPChannel):
-    """An HTTP connection that tells the board what it is at, and that can be drained.
+class HTTPConnection:
+    """What is known of one HTTP connection, and how it is drained.
 
-    Made by `adopt` alone, of a channel that its own factory has built. In front of a subclass of `HTTPChannel` this
-    one's methods come first, so that the application's own channel goes on as it was.
+    It stands beside its channel, whose class may be the application's own, with a use of its own for any name.
     """
 
-    _rules: ChannelRules
-    _begin: Callable[[bytes, bytes], int]
-    _end: Callable[[int], None]
-    _plain_transport: Any
-    """The reactor's own transport. A channel that has another one is behind TLS or a proxy's protocol."""
-    _ticket: int | None = None
-    """The board's, of the request that is being read or answered. A channel is at one request at a time."""
-    _is_last_answer = False
-    _is_leaving = False
+    __slots__ = ("_is_leaving", "_rules", "channel", "note_begin", "note_end", "ticket")
 
-    # The first two run once for each request of a worker's life: every call in them is paid by every visitor.
-
-    def allHeadersReceived(self) -> None:
-        """A request's method and path are known: from here on it is on the board, so before any code of its own runs."""
-        self._ticket = self._begin(self._command, self._path)
-        super().allHeadersReceived()
-
-    def requestDone(self, request: Any) -> None:
-        """An answer is complete. What was sent on behind its request may be parsed, and begin, in here."""
-        ticket = self._ticket
-        if ticket is not None:
-            self._ticket = None
-            self._end(ticket)
-        super().requestDone(request)
-
-    def drain(self) -> None:
-        """From now on the last answer that is asked for ends the connection."""
-        # On the instance, so that an answer of a worker that does not drain does not pass through here.
-        self.writeHeaders = self._write_headers_draining
-
-    def _write_headers_draining(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        """An answer begins: the latest moment at which it can be made the last one."""
-        # 1xx is no answer yet, and 101 hands the connection over to another protocol.
-        if code >= b"200" and not self._has_more_to_read():
-            # Safe here and nowhere else: a channel that has not read its request yet would throw it away.
-            self.persistent = False
-            headers = _with_connection_close(headers)
-        super().writeHeaders(version, code, reason, headers)
-
-    def loseConnection(self) -> None:
-        """Close; after the last answer of a draining connection only once the client has read it."""
-        if self._is_last_answer:
-            self._is_last_answer = False
-            self.leave()
-        else:
-            super().loseConnection()
-
-    def leave(self) -> None:
-        """Close the connection after what is written, and let the client close its half first."""
-        self._is_leaving = True
-        if self.transport is self._plain_transport:
-            Lingering(self.transport, self._rules.clock).begin()
-        else:
-            # TLS has no half-closed connections, and a close of its own.
-            super().loseConnection()
-
-    def release(self) -> None:
-        """Take this connection's request off the board, if there is one: it was answered, or the client is gone."""
-        ticket = self._ticket
-        if ticket is not None:
-            self._ticket = None
-            self._rules.board.end(ticket)
+    def __init__(self, channel: HTTPChannel, rules: HTTPRules) -> None:
+        self.channel = channel
+        self.note_begin = rules.board.begin
+        self.note_end = rules.board.end
+        self.ticket: int | None = None
+        """The board's, of the request that is being read or answered. A channel is at one request at a time."""
+        self._rules = rules
+        self._is_leaving = False
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is being read, its headers complete, or being answered."""
-        return self._ticket is not None
+        return self.ticket is not None
 
     @property
     def is_waiting(self) -> bool:
         """Whether nothing at all has come of a next request."""
-        return not (self._is_leaving or self.requests or self._has_more_to_read())
+        return not (self._is_leaving or self.channel.requests or self._has_more_to_read())
+
+    def release(self) -> None:
+        """Take the request off the board, if there is one: it was answered, or the client is gone."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            self.note_end(ticket)
+
+    def end(self) -> None:
+        """The connection is over: take its request off the board, and let go of the channel."""
+        self.release()
+        for name in ("writeHeaders", "loseConnection"):
+            vars(self.channel).pop(name, None)  # whoever still calls it gets Twisted's own again
+        del self.channel  # without this cycle both are freed at once, and not by the garbage collector
+
+    def drain(self) -> None:
+        """From now on the last answer that is asked for ends the connection."""
+        # On the channel itself, so that the answers of a worker that does not drain pay nothing for this.
+        self.channel.writeHeaders = self._write_headers  # type: ignore[method-assign]
+        self.channel.loseConnection = self._lose_connection  # type: ignore[method-assign]
+
+    def leave(self) -> None:
+        """Close the connection after what is written, and let the client close its half first."""
+        self._is_leaving = True
+        transport: Any = self.channel.transport
+        if isinstance(transport, ProtocolWrapper):
+            self.close()  # TLS closes by a handshake of its own, and knows no half-closed connection
+        else:
+            Lingering(transport, self._rules.clock).begin()
+
+    def close(self) -> None:
+        """Close the connection after what is written."""
+        type(self.channel).loseConnection(self.channel)
+
+    def _write_headers(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
+        """An answer begins: the latest moment at which it can be made the last one."""
+        # 1xx is no answer yet, and 101 hands the connection over to another protocol.
+        if code >= b"200" and not self._has_more_to_read():
+            # Safe here and nowhere else: a channel that has not read its request yet would throw it away.
+            self.channel.persistent = False
+            headers = _with_connection_close(headers)
+        type(self.channel).writeHeaders(self.channel, version, code, reason, headers)
+
+    def _lose_connection(self) -> None:
+        if self.channel.requests:
+            self.close()  # in the middle of one: the application, or Twisted, has had enough
+        else:
+            self.leave()
 
     def _has_more_to_read(self) -> bool:
         """Whether bytes have come that belong to no request yet: in the line buffer, behind it, or in the kernel."""
-        return bool(self._buffer) or any(self._dataBuffer) or _has_unread(self.transport)
+        channel = self.channel
+        return bool(channel._buffer) or any(channel._dataBuffer) or _has_unread(channel.transport)
+
+
+class TrackedChannel(HTTPChannel):
+    """An HTTP connection that tells the board what it is at. Made by `adopt`, of a channel that a factory has built.
+
+    In front of a subclass of `HTTPChannel` this one's methods come first, and the application's own channel goes on
+    as it was. They run once for each request, so that every call in them is paid by every visitor.
+    """
+
+    # One attribute and no more: past 30 in one object, CPython 3.11 stores them all in a slower way.
+    _serverworker: HTTPConnection
+
+    def allHeadersReceived(self) -> None:
+        """A request's method and path are known: from here on it is on the board, so before any code of its own runs."""
+        connection = self._serverworker
+        connection.ticket = connection.note_begin(self._command, self._path)
+        super().allHeadersReceived()
+
+    def requestDone(self, request: Any) -> None:
+        """An answer is complete. What was sent on behind its request may be parsed, and begin, in here."""
+        self._serverworker.release()
+        super().requestDone(request)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -164,48 +182,47 @@ class Lingering(Protocol):
         self._original.connectionLost(reason)
 
 
-def adopt(protocol: IProtocol, transport: Any, rules: ChannelRules) -> TrackedChannel | None:
+def adopt(protocol: IProtocol, transport: Any, rules: HTTPRules) -> HTTPConnection | None:
     """Make the HTTP connection that this protocol is, or is a wrapper of, a tracked one; None where it is none.
 
     The factory is left as it is: to replace its `protocol` would switch HTTP/2 off, would be seen by everyone who
     uses the factory, and would miss one with a `buildProtocol` of its own.
     """
-    holder, channel = _find_channel(protocol)
+    switch, channel = _find_channel(protocol)
     if channel is None:
         return None
-    if type(channel) is HTTPChannel and hasattr(holder, "_channel"):
-        # Twisted's own channel in Twisted's own switch between HTTP/1.1 and HTTP/2: nobody knows it yet, and a new
-        # object is faster than one that has changed its class (CPython 3.11: 3 microseconds a request).
+    if switch is not None and type(channel) is HTTPChannel:
+        # Twisted has just made it and nobody knows it yet. A new object is faster than one that has changed its
+        # class (CPython 3.11: 3 microseconds a request).
         tracked = TrackedChannel()
         for name, value in vars(channel).items():
             setattr(tracked, name, value)
-        holder._channel = tracked
+        switch._channel = tracked
+        if switch is protocol:
+            # Directly on the reactor's transport there is no TLS, so no HTTP/2 that could be switched to: the
+            # detour would cost more than all the tracking.
+            transport.protocol = tracked
     else:
-        channel.__class__ = _tracked_class(type(channel))
+        base: Any = type(channel)
+        channel.__class__ = _tracked_class(base)
         tracked = channel
-    tracked._rules = rules
-    tracked._begin, tracked._end = rules.board.begin, rules.board.end
-    tracked._plain_transport = transport
+    tracked._serverworker = connection = HTTPConnection(tracked, rules)
     if rules.draining:
-        tracked.drain()
-    return tracked
+        connection.drain()
+    return connection
 
 
 def _find_channel(protocol: Any) -> tuple[Any, Any]:
-    """The HTTPChannel inside TLS or another wrapper, and inside Twisted's own switch to HTTP/2; first its holder."""
-    holder = None
-    while protocol is not None and not isinstance(protocol, HTTPChannel):
-        holder = protocol
-        protocol = getattr(holder, "wrappedProtocol", None) or getattr(holder, "_channel", None)
-    return holder, protocol
+    """The HTTPChannel inside TLS or another wrapper, or None; first Twisted's own switch to HTTP/2 around it, or None."""
+    while isinstance(protocol, ProtocolWrapper):
+        protocol = protocol.wrappedProtocol
+    if isinstance(protocol, _GenericHTTPChannelProtocol):
+        return protocol, protocol._channel
+    return None, protocol if isinstance(protocol, HTTPChannel) else None
 
 
 @functools.cache
 def _tracked_class(base: Any) -> type[TrackedChannel]:
-    if base is HTTPChannel:
-        return TrackedChannel
-    if issubclass(base, TrackedChannel):
-        return base  # a protocol that its factory has handed out before
     return types.new_class(base.__name__, (TrackedChannel, base))
 
 

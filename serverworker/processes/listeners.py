@@ -41,6 +41,8 @@ class Listeners:
         self._board = board
         self._ports = ports
         self._bind = bind
+        self.factories: dict[str, IProtocolFactory] = {}
+        """What is listened with, by the port's name, as it was given."""
         self._listeners: dict[str, _Listener] = {}
         self._accepting = False
         self._draining = False
@@ -58,15 +60,21 @@ class Listeners:
             )
         if name not in self._ports:
             raise ValueError(f"the session has no port {name!r}{nearest(name, list(self._ports))}")
-        if name in self._listeners:
-            raise ValueError(
-                f"port {name!r} is listened on already, by {self._listeners[name].tracked.factory!r}"
+        if name in self.factories:
+            raise ValueError(f"port {name!r} is listened on already, by {self.factories[name]!r:.200}")
+        if not callable(getattr(factory, "buildProtocol", None)):
+            raise TypeError(
+                f"port {name!r} is served by a protocol factory, such as twisted.web.server.Site(resource), "
+                f"not by {factory!r:.200}"
             )
-        port = self._ports[name]
+        self._serve(self._ports[name], factory)
+        self.factories[name] = factory
+
+    def _serve(self, port: Port, factory: IProtocolFactory) -> None:
         tracked = track(factory, self._board, self._reactor)
         tracked.factory.doStart()
         reader = AcceptReader(self._reactor, port.socket, tracked.factory)
-        self._listeners[name] = _Listener(port=port, tracked=tracked, reader=reader)
+        self._listeners[port.name] = _Listener(port=port, tracked=tracked, reader=reader)
         if self._draining:
             tracked.drain()
         elif self._accepting:

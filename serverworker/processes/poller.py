@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web.client import (
     URI,
@@ -189,10 +189,10 @@ class _OneEndpoint:
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:  # noqa: N802  (Twisted's name)
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         return self
 
-    def connect(self, protocolFactory: Any) -> Deferred[IProtocol]:  # noqa: N803  (Twisted's name)
+    def connect(self, protocolFactory: Any) -> Deferred[IProtocol]:
         protocolFactory.noisy = False  # or each poll over TCP leaves two lines in the log
         return self._endpoint.connect(protocolFactory)
 
@@ -216,7 +216,7 @@ class SocketpairEndpoint:
         self._reactor = reactor
         self._server = _AddressedFactory(server, address)
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """A new connection; fails where there is no descriptor left, or where the server takes none."""
         return execute(self._connect, protocolFactory)
 
@@ -258,6 +258,15 @@ class _AddressedConnection(ProtocolWrapper):
 
     factory: Any
 
+    @property
+    def protocol(self) -> IProtocol:
+        """Who gets what comes. As on a transport of the reactor's, another protocol may be put in its place."""
+        return cast(IProtocol, self.wrappedProtocol)
+
+    @protocol.setter
+    def protocol(self, protocol: Any) -> None:
+        self.wrappedProtocol = protocol
+
     def getHost(self) -> IAddress:
         return cast(IAddress, self.factory.address)
 
@@ -265,15 +274,27 @@ class _AddressedConnection(ProtocolWrapper):
         return cast(IAddress, self.factory.address)
 
 
-class _AddressedFactory(WrappingFactory[_AddressedConnection]):
+@implementer(IProtocolFactory)
+class _AddressedFactory:
     """Builds the server's protocols as if they were connected to and from one address."""
 
-    protocol = _AddressedConnection
-
     def __init__(self, server: IProtocolFactory, address: IAddress) -> None:
-        super().__init__(server)
+        self._server = server
         self.address = address
 
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        built = self.wrappedFactory.buildProtocol(self.address)
-        return None if built is None else self.protocol(self, built)
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        built = self._server.buildProtocol(self.address)
+        wrap: Any = _AddressedConnection  # it wants a factory of Twisted's own kind, to no purpose of ours
+        return None if built is None else cast(IProtocol, wrap(self, built))
+
+    def registerProtocol(self, protocol: object) -> None:  # noqa: N802  (Twisted's name)
+        """Nothing: who is connected is known elsewhere."""
+
+    def unregisterProtocol(self, protocol: object) -> None:  # noqa: N802
+        """Nothing either."""
+
+    def doStart(self) -> None:
+        """Nothing: the reactor does not call it for a connection that it adopts."""
+
+    def doStop(self) -> None:
+        """Nothing either."""

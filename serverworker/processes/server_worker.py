@@ -84,7 +84,7 @@ class ServerWorker:
 
         The monitor has bound the port; the worker accepts once the monitor lets it serve, whenever this is called.
         Raises `ValueError` for a name that is no port of the session (they are named in the text), for one that is
-        listened on already, and with ``bind = false``.
+        listened on already, and with ``bind = false``; `TypeError` for what is no factory, such as a bare Resource.
         """
         self._listeners.listen(name, factory)
 

@@ -206,7 +206,7 @@ def _bind_unix(port: PortSettings) -> socket.socket:
 
 
 def _clear_stale(path: str) -> None:
-    """Removes a socket's file that nobody listens behind; raises OSError, EADDRINUSE among them, otherwise."""
+    """Removes a socket's file that nobody listens behind. Raises OSError for what is no socket, or not ours."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -219,14 +219,10 @@ def _clear_stale(path: str) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             Path(path).unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return  # it went by itself meanwhile
         except PermissionError:
             raise
         except OSError:
-            pass  # a queue that is full, or a socket of another type: somebody is there
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+            return  # a queue that is full, a socket of another type: somebody is there, as the bind will show
 
 
 def _unavailable(port: PortSettings, error: OSError) -> PortUnavailable:
@@ -238,7 +234,7 @@ def _unavailable(port: PortSettings, error: OSError) -> PortUnavailable:
             f"in use by {socket_holders.describe(_holders(port))}; stop that, or choose another {_what(port)}"
         )
     elif isinstance(error, socket.gaierror):
-        why = f"{port.interface!r} is no address of this machine ({error.strerror}); give one of its own, or none for all"
+        why = f"{port.interface!r} is no address here ({error.strerror}); give one of this machine's, or none for all"
     else:
         why = (_why_not_unix if port.kind == "unix" else _why_not_tcp)(port, error)
     return kind(f"port {port.name!r} cannot be bound to {port.describe()}: {why}")
@@ -286,8 +282,8 @@ def _why_not_unix(port: PortSettings, error: OSError) -> str:
         return f"{folder} is on a read-only file system; choose another path"
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"not permitted: the user with id {os.geteuid()} may not make, replace or reach a socket in {folder}; give it "
-            "the right to write there, or choose another path"
+            f"not permitted: the user with id {os.geteuid()} may not make, replace or reach a socket in {folder}; "
+            "give it the right to write there, or choose another path"
         )
     return _other(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -18,14 +19,8 @@ from serverworker.processes.inheritance import FIRST_DESCRIPTOR, listen_environm
 from serverworker.values.errors import ConfigurationError
 from serverworker.values.settings import AppSettings
 
-_NEVER_PASSED_ON = (
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-    "LISTEN_PID",
-)
+_NEVER_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
+"""What the names of variables begin with that are for the monitor alone; a new systemd has new ones."""
 
 
 @frozen(kw_only=True)
@@ -53,11 +48,11 @@ def resolve_recipe(app: AppSettings, ports: tuple[BoundPort, ...], environment: 
 
     Raises `ConfigurationError` where the folder or the interpreter is not there.
     """
-    directory = Path(app.directory or ".").resolve()
+    directory = Path(os.path.realpath(app.directory or "."))  # which does not mind a link to itself
     if not directory.is_dir():
         raise ConfigurationError(f"app.directory: {app.directory!r} is no folder (looked at {directory})")
-    python = _resolve_python(app.python, directory)
-    passed = {name: value for name, value in environment.items() if name not in _NEVER_PASSED_ON}
+    python = _resolve_python(app.python, directory, environment.get("PATH"))
+    passed = {name: value for name, value in environment.items() if not name.startswith(_NEVER_PASSED_ON)}
     return Recipe(
         python=python,
         directory=str(directory),
@@ -66,18 +61,22 @@ def resolve_recipe(app: AppSettings, ports: tuple[BoundPort, ...], environment: 
     )
 
 
-def _resolve_python(python: str | None, directory: Path) -> str:
-    """The interpreter: the links on the way to it are resolved, but not its own, which makes a venv what it is."""
+def _resolve_python(python: str | None, directory: Path, search_path: str | None) -> str:
+    """The interpreter: the links on the way to it are resolved, but not its own, which makes a venv what it is.
+
+    A bare name is looked up in `search_path`, the value of ``PATH``.
+    """
     if python is None:
         return sys.executable
-    path = Path(python) if os.sep in python else None
-    if path is None:
+    found = python if os.sep in python else shutil.which(python, path=search_path)
+    if found is None:
         raise ConfigurationError(
-            f"app.python: {python!r} is no path to an interpreter, such as /srv/site/venv/bin/python"
+            f"app.python: there is no program {python!r} in PATH ({search_path}); give its whole path, "
+            "such as /srv/site/venv/bin/python"
         )
-    path = directory / path
-    resolved = path.parent.resolve() / path.name
-    if not os.access(resolved, os.X_OK):
+    path = directory / found
+    resolved = Path(os.path.realpath(path.parent)) / path.name
+    if not (resolved.is_file() and os.access(resolved, os.X_OK)):
         raise ConfigurationError(
             f"app.python: {python!r} is no program that can be run (looked at {resolved})"
         )

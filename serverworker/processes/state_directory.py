@@ -23,6 +23,8 @@ KEY_NAME = "key"
 CRASHES_NAME = "crashes"
 RUN_NAME = "run"
 
+_ANOTHER = "choose another with --state-dir (RUNTIME_DIRECTORY, where it is about sockets)"
+
 
 class StateDirectoryInUse(ServerWorkerError):
     """Another session holds the state directory (exit status 69)."""
@@ -177,16 +179,16 @@ def own_folder(path: Path) -> None:
         raise _unusable(path, error) from error
     user = os.geteuid()
     if not stat.S_ISDIR(found.st_mode):
-        raise ConfigurationError(f"{path} is no directory: remove it, or choose another with --state-dir")
+        raise ConfigurationError(f"{path} is no directory: remove it, or {_ANOTHER}")
     if found.st_uid != user:
         raise ConfigurationError(
             f"{path} belongs to user {_user(found.st_uid)}, and this session runs as {_user(user)}: "
-            f"chown it, run as that user, or choose another with --state-dir"
+            f"chown it, run as that user, or {_ANOTHER}"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(
             f"others can write in {path} (mode {stat.S_IMODE(found.st_mode):04o}), and so replace what the "
-            f"session keeps there: run `chmod go-w {path}`, or choose another with --state-dir"
+            f"session keeps there: run `chmod go-w {path}`, or {_ANOTHER}"
         )
 
 
@@ -217,13 +219,13 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename last over a power cut too; where a file system cannot do that, it is done anyway."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):
+    """Make a rename last over a power cut too, where the file system can do that; the file is whole without."""
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
             os.fsync(folder)
-    finally:
-        os.close(folder)
+        finally:
+            os.close(folder)
 
 
 def _make(path: Path) -> None:
@@ -263,13 +265,13 @@ def _unusable(path: Path, error: OSError) -> ConfigurationError:
     advice = {
         errno.ENOSPC: "free some space",
         errno.EDQUOT: "free some space",
-        errno.ENOTDIR: "a part of its path is a file; choose another with --state-dir",
+        errno.ENOTDIR: f"a part of its path is a file; {_ANOTHER}",
         errno.ENOLCK: "its file system has no locks; choose one on a local disk with --state-dir",
-        errno.EROFS: "its file system is mounted read-only; choose another with --state-dir",
+        errno.EROFS: f"its file system is mounted read-only; {_ANOTHER}",
         errno.ELOOP: "remove the symbolic link",
     }.get(
         error.errno or 0,
-        f"make it writable for user {_user(os.geteuid())}, or choose another with --state-dir",
+        f"make it writable for user {_user(os.geteuid())}, or {_ANOTHER}",
     )
     where = f"{path}"
     if isinstance(error.filename, str | Path) and Path(error.filename) != path:

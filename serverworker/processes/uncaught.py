@@ -85,12 +85,15 @@ class UncaughtErrors:
         failure = event.get("log_failure") or event.get("failure")
         if not isinstance(failure, Failure):
             return
-        try:
-            crashed = self._is_crash(event, failure)
-        except Exception:  # an exception's own code may raise; a judge that fails must not hide the case
-            crashed = True
-        if crashed:
-            self._tell(record_of(failure))
+        namespace = event.get("log_namespace", "")
+        if namespace.startswith("twisted.web."):
+            # Answered with 500. The same error may come again, from a Deferred behind `processingFailed`, which
+            # passes it on.
+            _first_sight(failure.value)
+        elif _is_from_reactor(namespace):
+            self._judge(failure, lambda: _is_inside_request(failure) or _is_noise(failure))
+        elif _is_from_deferred(event, namespace):
+            self._judge(failure, lambda: _is_noise(failure))
 
     def watch_threads(self) -> None:
         """Look at the errors of plain `threading.Thread`s as well, which never reach Twisted's log.
@@ -110,31 +113,22 @@ class UncaughtErrors:
         if before is not None:
             before(args)
         # SystemExit is how a thread ends itself; the interpreter ignores it too.
-        if error is None or isinstance(error, SystemExit) or _is_noise(Failure(error)):
-            return
-        if _first_sight(error):
-            self._tell(ErrorRecord.from_exception(error))
+        if error is not None and not isinstance(error, SystemExit):
+            failure = Failure(error)
+            self._judge(failure, lambda: _is_noise(failure))
 
-    def _is_crash(self, event: LogEvent, failure: Failure) -> bool:
-        namespace = event.get("log_namespace", "")
-        if namespace.startswith("twisted.web."):
-            # Answered with 500. The same error may come again, from a Deferred behind `processingFailed`, which
-            # passes it on.
-            _first_sight(failure.value)
-            return False
-        if not (_is_from_reactor(namespace) or _is_from_deferred(event, namespace)):
-            return False
+    def _judge(self, failure: Failure, is_harmless: Callable[[], bool]) -> None:
         # An error that breaks a connection is handed to its protocol as the reason, and may end in a Deferred of
         # the application's: one crash, not two.
         if not _first_sight(failure.value):
-            return False
-        if _is_from_reactor(namespace) and _is_inside_request(failure):
-            return False
-        return not _is_noise(failure)
-
-    def _tell(self, record: ErrorRecord) -> None:
-        with _log.failuresHandled("while telling of a crash"):
-            self._on_crash(record)
+            return
+        try:
+            harmless = is_harmless()
+        except Exception:  # an error's own code may raise, and a judge that fails must not hide the case
+            harmless = False
+        if not harmless:
+            with _log.failuresHandled("while telling of a crash"):
+                self._on_crash(record_of(failure))
 
 
 def _is_from_reactor(namespace: str) -> bool:
@@ -205,7 +199,10 @@ def _first_sight(error: BaseException | None) -> bool:
     The note stands there because an exception takes no weak reference, and a strong one keeps the frames of its
     traceback alive.
     """
-    notes: dict[str, object] = getattr(error, "__dict__", {})
+    try:
+        notes = error.__dict__
+    except Exception:  # whatever an application made of it
+        return True
     if "_serverworker_judged" in notes:
         return False
     notes["_serverworker_judged"] = True

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attrs import asdict
-from twisted.internet.defer import ensureDeferred
+from attrs import asdict, evolve
+from twisted.internet.defer import TimeoutError, ensureDeferred
 from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.amp import CommandLocator
 from twisted.python.failure import Failure
@@ -78,7 +78,9 @@ class WorkerSession(CommandLocator):
 
     def start(self) -> None:
         """Join the monitor, then load. Call it once the link is connected."""
-        globalLogPublisher.addObserver(UncaughtErrors(self._uncaught))
+        uncaught = UncaughtErrors(self._uncaught)
+        uncaught.watch_threads()
+        globalLogPublisher.addObserver(uncaught)
         begun = ensureDeferred(self._begin())
         begun.addErrback(self._broken)
 
@@ -174,6 +176,9 @@ class WorkerSession(CommandLocator):
     @commands.SetPolling.responder
     def set_polling(self, seconds: float) -> dict[str, Any]:
         """Poll at another interval, from now on (`updatePollingInterval` of the original)."""
+        # Kept as well: who is not polled yet (a standby) is polled so from the beginning.
+        polling = evolve(self._settings.polling, interval_seconds=seconds)
+        self._settings = evolve(self._settings, polling=polling)
         if self._heartbeat is not None:
             self._heartbeat.set_interval(seconds)
         return {}
@@ -212,7 +217,8 @@ class WorkerSession(CommandLocator):
         self._leave(reason, self._settings.drain.timeout_seconds, drain=True)
 
     def _uncaught(self, error: ErrorRecord) -> None:
-        self._crash(error)
+        # Told in whatever thread had the error.
+        self._reactor.callFromThread(self._crash, error)
 
     def _link_lost(self, reason: EmitError) -> None:
         """The monitor is gone: nobody will say anything any more. Finish what there is, and end."""
@@ -251,6 +257,7 @@ class WorkerSession(CommandLocator):
         self._ending = True
         left = ensureDeferred(self._leave_within(reason, seconds, drain=drain))
         bounded = within(self._reactor, seconds, "leaving", left)
+        bounded.addErrback(self._leaving_failed)
         bounded.addBoth(lambda _: self._left())
 
     async def _leave_within(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
@@ -265,6 +272,11 @@ class WorkerSession(CommandLocator):
             await self._listeners.when_gone()
         if self._application is not None:
             await self._application.stop()
+
+    def _leaving_failed(self, failure: Failure) -> None:
+        self._note(f"{failure.getErrorMessage()}; what is left is cut short, and the exit goes on")
+        if not failure.check(TimeoutError):
+            self._log.failure("leaving failed; the exit goes on", failure=failure)
 
     def _left(self) -> None:
         if self._listeners is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -18,6 +20,13 @@ from serverworker.processes.output import LineSplitter
 from serverworker.surfaces.operator_commands import BadCommand, Parsed, parse, run
 from serverworker.values.errors import ServerWorkerError
 
+_BACKGROUND_SECONDS = 1.0
+"""How often a monitor in the background looks whether the terminal is its own again (``fg``)."""
+
+
+class IConsoleReactor(IReactorFDSet, IReactorTime):
+    """What the console needs of a reactor."""
+
 
 @implementer(IReadDescriptor)
 class Console:
@@ -28,7 +37,7 @@ class Console:
     def __init__(
         self,
         *,
-        reactor: IReactorFDSet,
+        reactor: IConsoleReactor,
         monitor: Monitor,
         agents: ConsoleCommands,
         write: Callable[[str], Any],
@@ -41,6 +50,7 @@ class Console:
         self._busy: Parsed | None = None
         self._splitter = LineSplitter()
         self._descriptor = -1
+        self._pause: IDelayedCall | None = None
 
     # --- lines ----------------------------------------------------------------------------------
 
@@ -51,10 +61,10 @@ class Console:
         try:
             parsed = parse(line, self._monitor, self._agents)
         except BadCommand as error:
-            self._write(f"{error}\n")
+            self._say(str(error))
             return
         if self._busy is not None and not parsed.at_any_time:
-            self._write(f"busy with {self._busy.text!r}: wait for its end\n")
+            self._say(f"busy with {self._busy.text!r}: wait for its end")
             return
         if not parsed.at_any_time:
             self._busy = parsed
@@ -64,12 +74,16 @@ class Console:
         if self._busy is parsed:
             self._busy = None
         if not isinstance(result, Failure):
-            self._write(f"{'done' if result is None else result}\n")
+            self._say("done" if result is None else str(result))
         elif isinstance(result.value, ServerWorkerError):
-            self._write(f"{parsed.text!r} failed: {result.getErrorMessage()}\n")
+            self._say(f"{parsed.text!r} failed: {result.getErrorMessage()}")
         else:
-            self._write(f"{parsed.text!r} failed: {record_of(result)}\n")
+            self._say(f"{parsed.text!r} failed: {record_of(result)}")
             self._log.failure("console command {command!r}", result, command=parsed.text)
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # the terminal is gone, which the next read tells as well
+            self._write(f"{text}\n")
 
     # --- the terminal ---------------------------------------------------------------------------
 
@@ -77,14 +91,22 @@ class Console:
         """Read from the terminal that `terminal` is a descriptor of.
 
         It is opened anew: to make the descriptor itself non-blocking would make it so for the shell as well, and for
-        everything that the monitor prints there.
+        everything that the monitor prints there. Where it cannot be opened (inside another mount namespace it has no
+        name), there is no console, and the session goes on without.
         """
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        self._descriptor = os.open(os.ttyname(terminal), flags)
+        try:
+            self._descriptor = os.open(os.ttyname(terminal), flags)
+        except OSError as error:
+            self._log.warn("no console: the terminal cannot be opened: {error}", error=error)
+            return
         self._reactor.addReader(self)
 
     def detach(self) -> None:
         """Read no more."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
         if self._descriptor >= 0:
             self._reactor.removeReader(self)
             os.close(self._descriptor)
@@ -101,16 +123,39 @@ class Console:
     def doRead(self) -> None:
         """The operator has typed a line."""
         try:
-            data = os.read(self._descriptor, 65536)
+            data = self._read()
         except BlockingIOError:
             return
         except OSError:
+            if self._is_in_background():
+                self._reactor.removeReader(self)
+                self._pause = self._reactor.callLater(_BACKGROUND_SECONDS, self._go_on)
+                return
             data = b""  # the terminal is gone
         if not data:
             self.detach()
             return
         for line in self._splitter.feed(data):
             self.line_received(line)
+
+    def _read(self) -> bytes:
+        # With the signal let through, the kernel would stop the whole monitor for reading in the background, as soon
+        # as somebody types into the shell that started it with `&`.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTIN})
+        try:
+            return os.read(self._descriptor, 65536)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _is_in_background(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._descriptor) != os.getpgrp()
+        except OSError:  # it is gone, or it is nobody's controlling terminal
+            return False
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self._reactor.addReader(self)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of it."""

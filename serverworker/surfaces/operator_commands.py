@@ -143,6 +143,8 @@ def parse(line: str, monitor: Monitor, agents: ConsoleCommands) -> Parsed:
         words = shlex.split(line)
     except ValueError as error:
         raise BadCommand(f"{line!r} cannot be read: {error}") from error
+    if not words:
+        raise BadCommand("there is nothing to do in an empty line; help shows what there is")
     if words[:1] == ["help"]:
         return Parsed(text=line, run=partial(help_text, agents), at_any_time=True)
     for command in COMMANDS:

@@ -41,7 +41,8 @@ def _worker(worker: Worker, now: float) -> str:
     parts.append(f"generation {worker.generation}")
     parts.append(f"up {duration(now - worker.spawned_at)}")
     if worker.failures:
-        parts.append(f"{worker.failures} heartbeats in a row failed")
+        heartbeats = "heartbeat" if worker.failures == 1 else "heartbeats in a row"
+        parts.append(f"{worker.failures} {heartbeats} failed")
     if worker.cause is not None:
         parts.append(worker.cause.text)
     elif worker.leaving:

@@ -17,6 +17,10 @@ ENVELOPE_BYTES = 4096
 """What a message's name, number and punctuation may add to its value."""
 
 
+COMMAND_FAILED = b"COMMAND_FAILED"
+"""How :class:`CommandFailed` is called on the wire."""
+
+
 class CommandFailed(ServerWorkerError):
     """The other process could not do what it was asked. The text is its error, in one line."""
 
@@ -42,7 +46,7 @@ def _finite(seconds: float) -> float:
 class _Asked(amp.Command):
     """A command that answers. Whatever goes wrong in it is answered as `CommandFailed`."""
 
-    errors = {CommandFailed: b"COMMAND_FAILED"}
+    errors = {CommandFailed: COMMAND_FAILED}
 
 
 # Monitor to worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -92,6 +93,18 @@ def check_name(name: str) -> None:
         raise ValueError(f"a message's name has 1 to {MAX_NAME_LENGTH} characters, not {len(name)}")
 
 
+def check_timeout(timeout: float) -> None:
+    """Hold a deadline against what is allowed: there is always one.
+
+    :raises TypeError: it is no number.
+    :raises ValueError: it is not positive, or not finite.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise ValueError(f"timeout must be a positive, finite number of seconds, not {timeout!r}")
+
+
 def run_all(
     handlers: Sequence[EmitHandler], args: Any
 ) -> list[HandlerOutcome] | Deferred[list[HandlerOutcome]]:
@@ -125,9 +138,7 @@ def _run(handler: EmitHandler, args: Any) -> HandlerOutcome | Deferred[HandlerOu
         result = handler(args)
         if isinstance(result, Coroutine):
             result = Deferred.fromCoroutine(result)
-    except (
-        BaseException
-    ) as error:  # SystemExit too: as in a Deferred, what a handler raises is its own outcome
+    except BaseException as error:  # SystemExit too, as in a Deferred: it is this handler's outcome
         return HandlerOutcome(error=ErrorRecord.from_exception(error))
     if isinstance(result, Deferred):
         return result.addCallbacks(_succeeded, _failed)

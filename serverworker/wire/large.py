@@ -26,9 +26,7 @@ def to_json(value: Any) -> bytes:
     """
     try:
         return _encode(value).encode("utf-8", "surrogatepass")
-    except (
-        Exception
-    ) as fault:  # besides TypeError and ValueError, whatever a subclass of dict or int may raise
+    except Exception as fault:  # TypeError, ValueError, and what a subclass of dict may raise
         raise NotJSON(_reason(fault)) from fault
 
 

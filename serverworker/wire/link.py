@@ -25,8 +25,8 @@ from serverworker.values.errors import (
     LinkDestroyed,
     PeerLost,
 )
-from serverworker.wire.commands import ENVELOPE_BYTES, CommandFailed, Messages
-from serverworker.wire.emits import Handlers
+from serverworker.wire.commands import COMMAND_FAILED, ENVELOPE_BYTES, CommandFailed, Messages
+from serverworker.wire.emits import Handlers, check_timeout
 from serverworker.wire.large import AMP_VALUE_BYTES, MAX_VALUE_BYTES
 from serverworker.wire.router import EmitRouter
 
@@ -38,7 +38,6 @@ MAX_DESCRIPTION_BYTES = 16_384
 
 _BATCH = b"batch"
 _SECOND_PIECE = b"batch.1"
-_FAILED = b"COMMAND_FAILED"
 
 
 class _Stream(Protocol):
@@ -120,8 +119,8 @@ class Link(amp.BinaryBoxProtocol):
 
         Whatever goes wrong comes through the Deferred; nothing is raised here. It may be cancelled, or forgotten.
 
-        :param timeout: in seconds.
-        :return: a Deferred of the response. It fails with `CommandFailed`, another error that the command declares,
+        :param timeout: in seconds; there is always one.
+        :return: a Deferred of the response. It fails with `CommandFailed` (whatever went wrong over there),
             `EmitTimeout`, `PeerLost`, `LinkDestroyed`, `FailedDispatch`, or with what is wrong with the arguments.
         """
         if self._closed is not None or self._stream is None:
@@ -130,6 +129,7 @@ class Link(amp.BinaryBoxProtocol):
             )
         tag = b"%x" % (self._questions + 1)
         try:
+            check_timeout(timeout)
             box = self._question(command, args)
             box[amp.ASK] = tag
             self.sendBox(box)
@@ -179,9 +179,7 @@ class Link(amp.BinaryBoxProtocol):
         self._router.resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what the peer sent, as long as the link is not closed, and boxes have an end."""
-        if self._closed is not None:
-            return
+        """Take what the peer sent, as long as boxes have an end."""
         self._unfinished_bytes += len(data)
         super().dataReceived(data)
         if self._unfinished_bytes > MAX_BOX_BYTES:
@@ -208,12 +206,10 @@ class Link(amp.BinaryBoxProtocol):
     def stopReceivingBoxes(self, reason: Failure) -> None:
         """The transport is gone."""
         self._end(PeerLost(f"{self._peer} ended, or its link broke: {reason.getErrorMessage()}"))
-        self.transport = self._stream = None
-        on_lost, self._on_lost = self._on_lost, None
-        if on_lost is not None:
+        if self._on_lost is not None:
             assert self._closed is not None
             with self._log.failuresHandled("what was to run when {peer} was lost failed", peer=self._peer):
-                on_lost(self._closed)
+                self._on_lost(self._closed)
 
     # Our questions
 
@@ -239,11 +235,9 @@ class Link(amp.BinaryBoxProtocol):
     def _failed(self, box: amp.AmpBox) -> None:
         asked = self._forget(box[amp.ERROR])
         if asked is not None:
-            code = box.get(amp.ERROR_CODE, b"")
             text = box.get(amp.ERROR_DESCRIPTION, b"").decode("utf-8", "replace")
-            declared: dict[bytes, type[Exception]] = cast(Any, asked.command).reverseErrors
-            kind = declared.get(code, CommandFailed)
-            asked.answer.errback(kind(text or f"{self._peer} answered the error {code!r}"))
+            code = box.get(amp.ERROR_CODE, b"")
+            asked.answer.errback(CommandFailed(text or f"{self._peer} answered the error {code!r}"))
 
     def _expire(self, tag: bytes, timeout: float) -> None:
         asked = self._forget(tag)
@@ -300,7 +294,7 @@ class Link(amp.BinaryBoxProtocol):
         if isinstance(error, amp.RemoteAmpError):  # declared by the command
             code, text = error.errorCode, str(error.description)
         else:
-            code, text = _FAILED, str(ErrorRecord.from_exception(error))
+            code, text = COMMAND_FAILED, str(ErrorRecord.from_exception(error))
             self._log.failure(
                 "answering {command} of {peer} failed; the link goes on",
                 failure,
@@ -321,10 +315,8 @@ class Link(amp.BinaryBoxProtocol):
         except Exception as error:  # a value that is too long for its key; nothing of the box was sent
             refusal = amp.AmpBox()
             refusal[amp.ERROR] = tag
-            refusal[amp.ERROR_CODE] = _FAILED
-            refusal[amp.ERROR_DESCRIPTION] = f"the answer could not be sent: {error!r}".encode()[
-                :MAX_DESCRIPTION_BYTES
-            ]
+            refusal[amp.ERROR_CODE] = COMMAND_FAILED
+            refusal[amp.ERROR_DESCRIPTION] = f"the answer could not be sent: {error!r}".encode()
             self.sendBox(refusal)
 
     # Both
@@ -339,10 +331,11 @@ class Link(amp.BinaryBoxProtocol):
         self.sendBox(box)
 
     def _abort(self, what: str) -> None:
+        if self._closed is not None:
+            return
         self._log.error("closing the link to {peer}, which sent garbage: {what}", peer=self._peer, what=what)
         self._end(PeerLost(f"{self._peer} sent garbage: {what}"))
         assert self._stream is not None
-        self._stream.unregisterProducer()
         self._stream.abortConnection()
 
     def _end(self, why: EmitError) -> None:
@@ -372,7 +365,6 @@ def adopt(link: Link, reactor: IReactorSocket, descriptor: int) -> None:
 
     The descriptor is used up: the transport has a duplicate of its own, and closes that.
     """
-    os.set_blocking(descriptor, False)  # Twisted expects it; else one full socket would stop the reactor
     try:
         reactor.adoptStreamConnection(descriptor, socket.AF_UNIX, _OneLink(link))
     finally:

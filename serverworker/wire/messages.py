@@ -95,7 +95,7 @@ def encode_answer(
     Never raises: results that are too large together become a refusal.
     """
     encoded = [_encode_outcome(handler, each) for handler, each in zip(handlers, outcomes, strict=True)]
-    size = sum(len(part) + 1 for _, part in encoded)
+    size = sum(len(part) + 1 for _, part in encoded) - 1  # with its commas
     if size > MAX_VALUE_BYTES:
         return encode_refusal(number, ValueTooLarge(f"what the handlers of {name!r} answered {_size(size)}"))
     if all(well for well, _ in encoded):

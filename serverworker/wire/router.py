@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +14,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from serverworker.values.errors import EmitError, EmitTimeout, FailedDispatch, HandlerOutcome
-from serverworker.wire.emits import EmitHandler, Handlers, check_name, run_all
+from serverworker.wire.emits import EmitHandler, Handlers, check_name, check_timeout, run_all
 from serverworker.wire.large import AMP_VALUE_BYTES
 from serverworker.wire.messages import (
     Answer,
@@ -114,7 +113,7 @@ class EmitRouter:
         """
         number = self._last_number + 1
         try:
-            _check_timeout(timeout)
+            check_timeout(timeout)
             check_name(name)
             message = encode_emit(number, name, args)
             self._check_room(name, len(message))
@@ -200,7 +199,8 @@ class EmitRouter:
             raise FailedDispatch(f"{name!r} was not sent: {self._closed}")
         if self._in_flight_bytes + size > IN_FLIGHT_BYTES:
             raise FailedDispatch(
-                f"{name!r} was not sent: {len(self._pending):,} emits already wait for an answer from {self._peer}"
+                f"{name!r} was not sent: {len(self._pending):,} emits already wait for an answer from {self._peer};"
+                " is it stuck?"
             )
 
     def _received(self, said: Emit | UnreadableEmit | Answer) -> None:
@@ -271,7 +271,7 @@ class EmitRouter:
     def _queue(self, key: int, message: bytes) -> None:
         lane = self._small if len(message) <= BATCH_BYTES else self._large
         lane[key] = message
-        if self._writable and not self._receiving and self._flush_call is None:
+        if not self._receiving and self._flush_call is None:
             self._flush_call = self._clock.callLater(0, self.flush)
 
 
@@ -288,10 +288,3 @@ def _take_batch(lane: OrderedDict[int, bytes]) -> bytes:
             break
         batch.append(message)
     return b"\n".join(batch)
-
-
-def _check_timeout(timeout: float) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"timeout must be a positive, finite number of seconds, not {timeout!r}")

@@ -5,6 +5,7 @@
 - ``polite`` ends half a second after its monitor is gone, and then writes ``finished`` to its standard output;
 - ``stubborn`` ignores every signal and the end of its link;
 - ``family`` is stubborn, and has two stubborn children in its session, one in a group of its own;
+- ``unmarked`` is such a family, of which nothing bears the session's mark;
 - ``secluded`` has a stubborn child in a session of its own and ends at once when its monitor is gone;
 - ``daemon`` has left a stubborn daemon behind: another session, another parent;
 - ``early`` never calls setsid, as one that has only just been started.
@@ -57,7 +58,7 @@ def work(kind: str) -> None:
     """The whole life of a worker."""
     if kind != "early":
         os.setsid()
-    if kind == "family":
+    if kind in ("family", "unmarked"):
         fork_stubborn("child")
         fork_stubborn("child", group=True)
     elif kind == "secluded":
@@ -65,7 +66,7 @@ def work(kind: str) -> None:
     elif kind == "daemon":
         fork_stubborn("child", session=True, leave=True)
         os.wait()
-    if kind in ("stubborn", "family", "early"):
+    if kind in ("stubborn", "family", "unmarked", "early"):
         be_stubborn(kind)
     say(kind)
     os.read(LINK, 1)
@@ -94,7 +95,7 @@ class Monitor:
             ProcessProtocol(),
             sys.executable,
             [sys.executable, "-I", "-S", __file__, "work", kind],
-            env=self.guardian.environment,
+            env={} if kind == "unmarked" else self.guardian.environment,
             childFDs={LINK: "w", 1: 1, 2: 2},
         )
         self.guardian.watch(transport.pid)
@@ -112,11 +113,12 @@ def monitor(drain_seconds: float, kinds: list[str]) -> None:
     from twisted.internet.stdio import StandardIO
 
     turning: Any = reactor
+    attach: Any = StandardIO  # annotated as on Windows, where it has no stdout
     everything: list[Monitor] = []
     ears = Protocol()
     ears.dataReceived = lambda data: everything[0].obey()  # type: ignore[method-assign]
     turning.callWhenRunning(lambda: everything.append(Monitor(turning, drain_seconds, kinds)))
-    StandardIO(ears, stdout=os.open(os.devnull, os.O_WRONLY))
+    attach(ears, stdout=os.open(os.devnull, os.O_WRONLY))
     turning.run()
 
 

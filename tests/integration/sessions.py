@@ -51,7 +51,7 @@ class TestSession:
         self.command = [
             sys.executable,
             "-c",
-            f"import sys; from {_PROGRAMS[program]} import run; sys.argv[0] = {program!r}; sys.exit(run())",
+            f"import sys; sys.argv[0] = {program!r}; {_PROGRAMS[program]}",
             *options,
             "serverworker",
             *ports,
@@ -63,7 +63,9 @@ class TestSession:
         ]
         variables = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SERVERWORKER")},
-            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]).rstrip(
+                os.pathsep
+            ),
             **(environment or {}),
         }
         self.process = subprocess.Popen(
@@ -83,12 +85,12 @@ class TestSession:
         for raw in self.process.stdout:
             line = raw.decode("utf-8", "replace").rstrip("\n")
             try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
+                event = json.loads(line)["fields"]
+            except (ValueError, TypeError, KeyError):
+                event = {}
             with self._changed:
-                if isinstance(entry, dict) and "event" in entry:
-                    self.events.append(entry)
+                if "event" in event:
+                    self.events.append(event)
                 else:
                     self.lines.append(line)
                 self._changed.notify_all()
@@ -96,7 +98,12 @@ class TestSession:
     # --- waiting --------------------------------------------------------------------------------
 
     def wait_for(
-        self, name: str, *, after: int = 0, seconds: float = LONG, matching: Callable[[Event], bool] | None = None
+        self,
+        name: str,
+        *,
+        after: int = 0,
+        seconds: float = LONG,
+        matching: Callable[[Event], bool] | None = None,
     ) -> Event:
         """The first event of that name, from position `after` of `events` on; AssertionError at the deadline."""
 
@@ -106,11 +113,14 @@ class TestSession:
                     return event
             return None
 
-        return self._wait(found, name, seconds)
+        event: Event = self._wait(found, name, seconds)
+        return event
 
     def wait_for_line(self, text: str, seconds: float = LONG) -> str:
         """The first line that holds `text` and is no event."""
-        return self._wait(lambda: next((line for line in self.lines if text in line), None), repr(text), seconds)
+        return self._wait(
+            lambda: next((line for line in self.lines if text in line), None), repr(text), seconds
+        )
 
     def _wait(self, found: Callable[[], Any], what: str, seconds: float) -> Any:
         deadline = time.monotonic() + seconds
@@ -134,8 +144,10 @@ class TestSession:
     def serving(self, count: int = 1) -> list[Event]:
         """Wait until `count` workers have begun to serve, and answer their `ServerRunning`."""
         self._wait(
-            lambda: True if sum(event["event"] == "ServerRunning" for event in self.events) >= count else None,
-            f"{count} × ServerRunning",
+            lambda: (
+                True if sum(event["event"] == "ServerRunning" for event in self.events) >= count else None
+            ),
+            f"{count} of ServerRunning",
             LONG,
         )
         return [event for event in self.events if event["event"] == "ServerRunning"]
@@ -145,13 +157,16 @@ class TestSession:
 
         def found() -> Event | None:
             serving = {event["worker"] for event in self.events if event["event"] == "ServerRunning"}
-            gone = {event["worker"] for event in self.events if event["event"] in ("WorkerDied", "WorkerExited")}
+            gone = {
+                event["worker"] for event in self.events if event["event"] in ("WorkerDied", "WorkerExited")
+            }
             for event in self.events:
                 if event["event"] == "WorkerReady" and event["worker"] not in serving | gone:
                     return event
             return None
 
-        return self._wait(found, "a standby", LONG)
+        event: Event = self._wait(found, "a standby", LONG)
+        return event
 
     def pid_of(self, worker: int) -> int:
         """The process id of a worker."""
@@ -178,7 +193,12 @@ class TestSession:
     # --- acting ---------------------------------------------------------------------------------
 
     def get(
-        self, path: str = "/", *, method: str = "GET", body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """One request on a connection of its own: status and body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port(), timeout=LONG)
@@ -235,7 +255,11 @@ class TestSession:
             self.process.stdout.close()
 
 
-_PROGRAMS = {"twistd": "twisted.scripts.twistd", "twist": "twisted.application.twist._twist"}
+# As their console scripts do it; these may not be on the path.
+_PROGRAMS = {
+    "twistd": "from twisted.scripts.twistd import run; sys.exit(run())",
+    "twist": "from twisted.application.twist._twist import Twist; sys.exit(Twist.main())",
+}
 
 
 def is_worker(pid: int) -> bool:

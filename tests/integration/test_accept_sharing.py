@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from collections import Counter
@@ -11,11 +12,15 @@ from typing import Any
 
 from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
+
+from serverworker.processes.descendants import is_stopped
+from serverworker.processes.shares import Shares
 
 reactor: Any = global_reactor
 PROGRAM = Path(__file__).with_name("accept_worker.py")
@@ -104,16 +109,18 @@ class SharingTests(TestCase):
     def setUp(self) -> None:
         self.listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.addCleanup(self.listening.close)
+        self.shares_descriptor = Shares.create()
+        self.addCleanup(os.close, self.shares_descriptor)
 
     def start(self, name: str, limit: int | None = None) -> Worker:
         worker = Worker()
-        descriptor = self.listening.fileno()
+        given = (self.listening.fileno(), self.shares_descriptor)
         transport = reactor.spawnProcess(
             worker,
             sys.executable,
-            [sys.executable, str(PROGRAM), name, str(descriptor), *([] if limit is None else [str(limit)])],
+            [sys.executable, str(PROGRAM), name, *map(str, given), *([] if limit is None else [str(limit)])],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            childFDs={0: "w", 1: "r", 2: "r", descriptor: descriptor},
+            childFDs={0: "w", 1: "r", 2: "r", **{number: number for number in given}},
         )
 
         def end() -> Deferred[None]:
@@ -125,9 +132,10 @@ class SharingTests(TestCase):
 
     async def connect(self, count: int) -> list[KeepAlive]:
         """Clients that have connected at the same moment; they are asking already."""
-        factory = Factory.forProtocol(KeepAlive)
+        clients = [KeepAlive() for _ in range(count)]
         endpoint = HostnameEndpoint(reactor, "127.0.0.1", self.listening.getsockname()[1])
-        return await gatherResults([endpoint.connect(factory) for _ in range(count)])
+        await gatherResults([connectProtocol(endpoint, client) for client in clients])
+        return clients
 
     async def hang_up(self, clients: list[KeepAlive]) -> None:
         for client in clients:
@@ -172,3 +180,20 @@ class SharingTests(TestCase):
         second = await self.connect(20)
         await gatherResults([client.answered for client in second])
         await self.hang_up(first + second)
+
+    async def test_sibling_stopped(self) -> None:
+        """New connections are served although they would be the share of a worker that is stopped, and later killed."""
+        workers = [self.start("epoll"), self.start("epoll")]
+        await gatherResults([worker.when("ready") for worker in workers])
+        clients = await self.connect(CONNECTIONS)
+        await gatherResults([client.answered for client in clients])
+        stopped, living = (worker.transport.pid for worker in workers if worker.transport is not None)
+        os.kill(stopped, signal.SIGSTOP)
+        self.addCleanup(os.kill, stopped, signal.SIGKILL)
+        while not is_stopped(stopped):
+            await deferLater(reactor, 0.01)
+        # Those of the living go, so that all new ones are the other's share.
+        await self.hang_up([client for client in clients if client.answers[0] == living])
+        more = await self.connect(CONNECTIONS)
+        self.assertEqual(set(await gatherResults([client.answered for client in more])), {living})
+        await self.hang_up(more + [client for client in clients if client.answers[0] == stopped])

@@ -20,7 +20,7 @@ from serverworker.processes import descendants
 
 reactor: Any = global_reactor
 PROGRAM = Path(__file__).with_name("guardian_parent.py")
-LINES = {"polite": 1, "stubborn": 1, "family": 3, "secluded": 2, "daemon": 2, "early": 1}
+LINES = {"polite": 1, "stubborn": 1, "family": 3, "unmarked": 3, "secluded": 2, "daemon": 2, "early": 1}
 """How many processes a worker of each kind is made of."""
 
 SOON = 10.0
@@ -62,7 +62,8 @@ class Parent(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         self.exited_at = reactor.seconds()
-        self.exit_status = reason.value.exitCode
+        ended: Any = reason.value
+        self.exit_status = ended.exitCode
 
     def processEnded(self, reason: Failure) -> None:
         self.ended_at = reactor.seconds()
@@ -179,8 +180,8 @@ class GuardianTests(TestCase):
 
     async def test_leader_died_before(self) -> None:
         """Children of a worker that was killed before its monitor are found in its session."""
-        parent = await self.settled(0.5, "family")
-        os.kill(parent.pids("family")[0], signal.SIGKILL)
+        parent = await self.settled(0.5, "unmarked")
+        os.kill(parent.pids("unmarked")[0], signal.SIGKILL)
         await wait_until(lambda: len(parent.living()) == len(parent.entries) - 1, "the leader is gone")
         parent.kill()
         await self.gone(parent)
@@ -224,7 +225,7 @@ class GuardianTests(TestCase):
         entry = descendants.read_process(pid)
         assert entry is not None
         self.assertEqual((entry.session, entry.group), (pid, pid))
-        open_files = {int(link.name): str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        open_files = descriptors(pid)
         self.assertTrue(open_files.pop(0).startswith("pipe:"))
         self.assertEqual(open_files, {1: "/dev/null", 2: "/dev/null"})
         before = status(pid)
@@ -244,6 +245,11 @@ def guardians(monitor: int) -> list[int]:
         for entry in descendants.children_of(monitor)
         if not entry.is_gone and b"guardian_child" in Path(f"/proc/{entry.pid}/cmdline").read_bytes()
     ]
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What a process has open."""
+    return {int(link.name): str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def cwd(pid: int) -> str:

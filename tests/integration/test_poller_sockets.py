@@ -144,7 +144,7 @@ class HostileProtocol(Protocol):
         """The connection is gone."""
 
 
-class HostileFactory(Factory[HostileProtocol]):
+class HostileFactory(Factory):
     """Builds hostile protocols, and knows which of their connections are open."""
 
     noisy = False
@@ -333,7 +333,7 @@ class HostileServerTests(SocketsTestCase):
     async def test_a_server_that_takes_no_connection(self) -> None:
         """A factory that builds no protocol hangs up, as it does behind a port."""
 
-        class Refusing(Factory[Protocol]):
+        class Refusing(Factory):
             noisy = False
 
             def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
@@ -347,7 +347,7 @@ class HostileServerTests(SocketsTestCase):
     async def test_a_server_that_raises_at_the_door(self) -> None:
         """A factory with a bug is a failed poll, not a failed heartbeat."""
 
-        class Broken(Factory[Protocol]):
+        class Broken(Factory):
             def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
                 raise ZeroDivisionError
 

@@ -60,7 +60,9 @@ class CoreWorld:
     def load(self, worker: int, *, needs_activation: bool = True) -> Step:
         """The worker's process runs and has built the application; answers the second step."""
         self.spawned(worker)
-        loaded = inputs.Loaded(worker=worker, needs_activation=needs_activation, application="mysite.web:root")
+        loaded = inputs.Loaded(
+            worker=worker, needs_activation=needs_activation, application="mysite.web:root"
+        )
         return self.tell(loaded)
 
     def ready(self, worker: int) -> Step:
@@ -146,8 +148,8 @@ def serving(*, needs_activation: bool = True, **policy: Any) -> CoreWorld:
     """A whole session, ten seconds old: the first `count` workers serve, the others stand by; its records are empty."""
     world = CoreWorld(**policy)
     world.start()
-    while starting := world.state.in_life(Life.STARTING):
-        world.bring_up(starting[0].id, needs_activation=needs_activation)
+    for worker in range(1, world.state.policy.count + world.state.policy.standby + 1):
+        world.bring_up(worker, needs_activation=needs_activation)
     world.now += 10.0
     world.commands.clear()
     world.events.clear()

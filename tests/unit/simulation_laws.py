@@ -30,12 +30,12 @@ class Laws:
     def __init__(self) -> None:
         self.happened: Counter[str] = Counter()
         """How often each input, command and event was seen."""
-        self._open: set[int] = set()
+        self.unanswered: set[int] = set()
         """The requests without an answer."""
         self._restarting: int | None = None
         self._running_told = 0
-        self._longest = 0.0
-        """The longest wait that any policy so far allows."""
+        self._longest = self._longest_delay = 0.0
+        """The longest life with a deadline, and the longest back-off, that any policy so far allows."""
 
     def check(self, before: SessionState, happened: Input, result: Step, now: float) -> None:
         """Hold a step against every law."""
@@ -51,8 +51,12 @@ class Laws:
             _check_limits(state)
             _check_served(state, now)
             _check_activation(state, result)
+            _check_nobody_leaves_a_gap(before, state)
         elif state.phase is Phase.ENDING:
-            law(not any(worker.alive for worker in state.workers), "the session ends, and somebody was not told")
+            law(
+                not any(worker.alive for worker in state.workers),
+                "the session ends, and somebody was not told",
+            )
         again = step(state, Tick(), now)
         law(again == Step(state, (), ()), f"a second look finds more to do: {again.commands} {again.events}")
 
@@ -74,23 +78,30 @@ class Laws:
         policy = state.policy
         longest = max(policy.startup_seconds, policy.drain_seconds + GRACE_SECONDS, 7.0)
         self._longest = max(self._longest, longest)
+        self._longest_delay = max(self._longest_delay, policy.maximum_delay_seconds)
         wake = next_wake(state, now)
         law(wake is None or wake >= now, "a wake-up in the past")
         for worker in state.workers:
             if worker.deadline is None:
                 law(worker.life in WAITS_FOREVER, f"worker {worker.id} may be {worker.life.value} for ever")
             else:
-                law(worker.life not in WAITS_FOREVER, f"worker {worker.id} has a deadline while {worker.life.value}")
+                law(
+                    worker.life not in WAITS_FOREVER,
+                    f"worker {worker.id} has a deadline while {worker.life.value}",
+                )
                 law(now < worker.deadline <= now + self._longest, f"a deadline of {worker.deadline - now} s")
                 law(wake is not None and wake <= worker.deadline, f"nobody is woken for worker {worker.id}")
-        law(state.respawn_at <= now + policy.maximum_delay_seconds or state.respawn_at <= now + 60.0, "back-off")
+        law(state.respawn_at <= now + self._longest_delay, f"a back-off of {state.respawn_at - now} s")
         if state.respawn_at > now and state.phase is not Phase.ENDED:
             law(wake is not None and wake <= state.respawn_at, "nobody is woken for the successor")
         if state.phase is Phase.ENDING:
             assert state.ending is not None
             latest = state.ending.deadline + KILL_AGAIN_SECONDS
             law(wake is not None and now < latest, "the end has no end")
-        law((state.phase is Phase.ENDED) == (state.ending is not None and not state.workers), "the end and its work")
+        law(
+            (state.phase is Phase.ENDED) == (state.ending is not None and not state.workers),
+            "the end and its work",
+        )
         if state.replacing is not None:
             old = [each for each in state.workers if each.serving_since is not None]
             left = [each for each in old if each.generation < state.replacing.generation]
@@ -103,10 +114,16 @@ class Laws:
         kept = {worker.id for worker in result.state.workers}
         gone = {worker.id: worker for worker in before.workers if worker.id not in kept}
         told: list[int] = []
+        restart = result.state.restart
         for event in result.events:
             if isinstance(event, events.WorkerDied):
                 law(bool(event.next_step), "a death without a next step")
                 law(event.worker in gone, f"the death of worker {event.worker} is told, who is there")
+                candidate = restart is not None and event.generation == restart.generation
+                law(
+                    not candidate or bool(gone[event.worker].leaving),
+                    "a candidate died, and the restart goes on",
+                )
                 told.append(event.worker)
             elif isinstance(event, events.WorkerExited):
                 law(bool(event.reason), f"worker {event.worker} was asked by nobody")
@@ -124,16 +141,19 @@ class Laws:
     def _check_answers(self, happened: Input, result: Step) -> None:
         """Who asks is answered once, and nobody who did not ask."""
         if isinstance(happened, AskRestart | AskEnd) and happened.request is not None:
-            self._open.add(happened.request)
+            self.unanswered.add(happened.request)
         for command in result.commands:
             if isinstance(command, Answer):
-                law(command.request in self._open, f"request {command.request} is answered twice, or was never made")
-                self._open.remove(command.request)
+                law(
+                    command.request in self.unanswered,
+                    f"request {command.request} is answered twice, or was never made",
+                )
+                self.unanswered.remove(command.request)
         state = result.state
         waiting = set(state.requests) if state.phase is not Phase.ENDED else set()
         if state.restart is not None and state.restart.request is not None:
             waiting.add(state.restart.request)
-        law(self._open == waiting, f"{self._open} wait for an answer, {waiting} will get one")
+        law(self.unanswered == waiting, f"{self.unanswered} wait for an answer, {waiting} will get one")
 
     def _check_restart_told(self, result: Step) -> None:
         """Every restart that is told to have started is told to have ended, once."""
@@ -145,7 +165,10 @@ class Laws:
                 law(self._restarting == event.generation, "the end of a restart that is not under way")
                 self._restarting = None
         restart = result.state.restart
-        law(self._restarting == (None if restart is None else restart.generation), "a restart that nobody was told of")
+        law(
+            self._restarting == (None if restart is None else restart.generation),
+            "a restart that nobody was told of",
+        )
 
 
 # --- a session that runs ---------------------------------------------------------------------------
@@ -164,7 +187,10 @@ def _check_limits(state: SessionState) -> None:
     if others:
         law(restart is not None and not restart.taking_over, f"a second generation stays: {others}")
         assert restart is not None
-        law(all(each.generation == restart.generation for each in others), f"a third generation stays: {others}")
+        law(
+            all(each.generation == restart.generation for each in others),
+            f"a third generation stays: {others}",
+        )
         law(len(others) <= policy.count, f"{len(others)} candidates")
     for workers in (own, others):
         starting = [worker for worker in workers if worker.life is Life.STARTING]
@@ -188,7 +214,10 @@ def _check_served(state: SessionState, now: float) -> None:
     coming = len(loaded) + len(activating) + len(state.in_life(Life.STARTING, generation=generation))
     starting_all = len(state.in_life(Life.STARTING, generation=generation)) >= state.policy.starting_at_once
     planned = state.respawn_at > now or starting_all
-    law(serving + coming >= count or planned, f"{serving} of {count} serve, {coming} come, and nothing is planned")
+    law(
+        serving + coming >= count or planned,
+        f"{serving} of {count} serve, {coming} come, and nothing is planned",
+    )
 
 
 def _check_activation(state: SessionState, result: Step) -> None:
@@ -202,3 +231,12 @@ def _check_activation(state: SessionState, result: Step) -> None:
 
 def _running(state: SessionState) -> list[Worker]:
     return [worker for worker in state.workers if worker.activated]
+
+
+def _check_nobody_leaves_a_gap(before: SessionState, state: SessionState) -> None:
+    """With overlap nobody who serves is asked to leave before enough others serve: a restart costs nothing."""
+    served = {worker.id for worker in before.in_life(Life.SERVING)}
+    sent_away = [worker.id for worker in state.workers if worker.leaving and worker.id in served]
+    if sent_away and state.policy.overlap:
+        serving = len(state.in_life(Life.SERVING))
+        law(serving >= state.policy.count, f"{sent_away} are asked to leave, and {serving} serve")

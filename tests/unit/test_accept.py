@@ -1,137 +1,25 @@
-"""Tests of `serverworker.processes.accept`: real sockets, a reactor that is turned by hand, and all reactors that there are."""
+"""Tests of `serverworker.processes.accept`: how connections are accepted, and in which reactors."""
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IReadDescriptor
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface.verify import verifyObject
 
 from serverworker.processes import accept
 from serverworker.processes.accept import AcceptReader
-
-
-class FakeReactor(Clock):
-    """A clock, a set of readers, and adoption that keeps a duplicate of each descriptor, as Twisted's does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.readers: set[Any] = set()
-        self.adopted: list[socket.socket] = []
-        self.failure: Exception | None = None
-        self.adopting: Callable[[], None] = lambda: None
-
-    def addReader(self, reader: Any) -> None:
-        self.readers.add(reader)
-
-    def removeReader(self, reader: Any) -> None:
-        self.readers.discard(reader)
-
-    def adoptStreamConnection(self, descriptor: int, family: int, factory: Any) -> None:
-        if self.failure is not None:
-            raise self.failure
-        mine = socket.fromfd(descriptor, family, socket.SOCK_STREAM)
-        protocol = factory.buildProtocol(None)
-        if protocol is None:
-            mine.close()
-            return
-        self.adopted.append(mine)
-        self.adopting()
-        protocol.makeConnection(mine)
-
-
-class FailingSocket:
-    """A listening socket whose `accept` raises what it is told to, one after the other, then nothing more comes."""
-
-    family = socket.AF_INET
-
-    def __init__(self, *numbers: int) -> None:
-        self.numbers = list(numbers)
-        self.blocking = True
-
-    def setblocking(self, blocking: bool) -> None:
-        self.blocking = blocking
-
-    def fileno(self) -> int:
-        return 99
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        if not self.numbers:
-            raise BlockingIOError(errno.EAGAIN, "nothing")
-        number = self.numbers.pop(0)
-        raise OSError(number, os.strerror(number))
-
-
-class Mistaken(Factory):
-    """A factory with a mistake in it."""
-
-    def __init__(self, error: Exception | None = None, protocol: Any = None) -> None:
-        self.error = error
-        self.made = protocol
-
-    def buildProtocol(self, addr: Any) -> Any:
-        if self.error is not None:
-            raise self.error
-        return self.made
-
-
-class BrokenProtocol(Protocol):
-    """A protocol that fails as soon as it is connected."""
-
-    def connectionMade(self) -> None:
-        raise OSError(errno.ENOENT, "a file that this application wants")
-
-
-class AcceptCase(TestCase):
-    """A listening socket, a reactor and a log."""
-
-    def setUp(self) -> None:
-        self.reactor = FakeReactor()
-        self.addCleanup(lambda: [each.close() for each in self.reactor.adopted])
-        self.listening = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(self.listening.close)
-        self.log: list[Any] = []
-        globalLogPublisher.addObserver(self.log.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.log.append)
-
-    def reader(self, factory: Any = None, listening: Any = None) -> AcceptReader:
-        made = AcceptReader(
-            self.reactor,  # type: ignore[arg-type]  # as much of a reactor as it needs
-            self.listening if listening is None else listening,
-            factory or Factory.forProtocol(Protocol),
-        )
-        self.addCleanup(made.stop)
-        made.start()
-        return made
-
-    def connect(self) -> socket.socket:
-        client = socket.create_connection(self.listening.getsockname())
-        client.settimeout(10)
-        self.addCleanup(client.close)
-        return client
-
-    def texts(self, level: str) -> list[str]:
-        """What this module has logged at a level."""
-        return [
-            event["log_format"].format(**event)
-            for event in self.log
-            if event.get("log_namespace", "").startswith("serverworker") and event["log_level"].name == level
-        ]
+from serverworker.processes.shares import Shares
+from tests.unit.accept_case import AcceptCase, FakeTransport, open_descriptors
 
 
 class AcceptTests(AcceptCase):
@@ -235,171 +123,80 @@ class AcceptTests(AcceptCase):
         self.assertEqual(reader.logPrefix(), "accept")
 
 
-def open_descriptors() -> int:
-    """How many this process has."""
-    return len(list(Path("/proc/self/fd").iterdir()))
+class CountTests(AcceptCase):
+    """How many connections are open."""
 
-
-class TroubleTests(AcceptCase):
-    """Connections that cannot be accepted."""
-
-    def test_theirs(self) -> None:
-        """A connection that ended before it was accepted is skipped: no pause, no word."""
-        numbers = sorted(accept.THEIR_TROUBLE)
-        reader = self.reader(listening=FailingSocket(*numbers))
-        for _ in numbers:
-            reader.doRead()
-        self.assertIn(reader, self.reactor.readers)
-        self.assertEqual((reader.accepted, self.log), (0, []))
-
-    def test_shortage(self) -> None:
-        """Short of something, it leaves the queue to siblings for a moment, then tries again."""
-        for number in sorted(accept.SHORTAGES):
-            reader = self.reader(listening=FailingSocket(number))
-            reader.doRead()
-            self.assertNotIn(reader, self.reactor.readers)
-            self.reactor.advance(accept.PAUSE_SECONDS - 0.01)
-            self.assertNotIn(reader, self.reactor.readers)
-            self.reactor.advance(0.02)
-            self.assertIn(reader, self.reactor.readers)
-
-    def test_told_once(self) -> None:
-        """An episode is told once, however many tries it lasts; the next one is told again."""
-        reader = self.reader(listening=FailingSocket(*[errno.EMFILE] * 200))
-        for _ in range(100):
-            reader.doRead()
-            self.reactor.advance(accept.PAUSE_SECONDS)
-        (text,) = self.texts("warn")
-        self.assertIn("Too many open files", text)
-        self.assertIn("ulimit -n", text)
-        self.reactor.advance(accept.EPISODE_SECONDS + 1)
-        reader.doRead()
-        self.assertEqual(len(self.texts("warn")), 2)
-
-    def test_unknown(self) -> None:
-        """An error that nobody has foreseen does not make the reactor spin: it pauses too."""
-        reader = self.reader(listening=FailingSocket(errno.EINVAL))
-        reader.doRead()
-        self.assertNotIn(reader, self.reactor.readers)
-        self.assertEqual(len(self.texts("warn")), 1)
-
-    def test_stopped_in_a_pause(self) -> None:
-        """`stop` ends a pause too."""
-        reader = self.reader(listening=FailingSocket(errno.EMFILE))
-        reader.doRead()
-        reader.stop()
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
-
-    def test_last_descriptor(self) -> None:
-        """With the last descriptor a connection is served, not lost; the next one waits in the queue until there is room."""
-        reader = self.reader()
-        clients = [self.connect(), self.connect()]
-        free = self.take_descriptors_but(1)
-        reader.doRead()
-        self.assertEqual(len(self.reactor.adopted), 1)
-        reader.doRead()
-        self.assertNotIn(reader, self.reactor.readers)
-        free()
-        self.reactor.advance(accept.PAUSE_SECONDS)
-        self.assertIn(reader, self.reactor.readers)
-        reader.doRead()
-        for client, served in zip(clients, self.reactor.adopted, strict=True):
-            served.send(b"!")
-            self.assertEqual(client.recv(1), b"!")
-
-    def test_no_spare(self) -> None:
-        """While nothing can be set aside for an adoption it does not accept, from the start on."""
-        free = self.take_descriptors_but(0)
-        reader = self.reader()
-        self.assertNotIn(reader, self.reactor.readers)
-        self.reactor.advance(1)
-        self.assertNotIn(reader, self.reactor.readers)
-        free()
-        self.reactor.advance(accept.PAUSE_SECONDS)
-        self.assertIn(reader, self.reactor.readers)
-
-    def take_descriptors_but(self, left: int) -> Callable[[], None]:
-        """Uses up this process's descriptors; what is answered gives them back."""
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        highest = max(int(link.name) for link in Path("/proc/self/fd").iterdir())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
-        taken = []
-        try:
-            while True:
-                taken.append(os.open(os.devnull, os.O_RDONLY))
-        except OSError:
-            for _ in range(left):
-                os.close(taken.pop())
-
-        def free() -> None:
-            while taken:
-                os.close(taken.pop())
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-        self.addCleanup(free)
-        return free
-
-    def test_reset_before_adoption(self) -> None:
-        """A client that has gone when its connection is adopted is no error."""
-        self.reactor.failure = OSError(errno.ENOTCONN, "not connected")
-        client = self.connect()
-        reader = self.reader()
-        reader.doRead()
-        self.assertEqual(client.recv(1), b"")
-        self.assertIn(reader, self.reactor.readers)
-        self.assertEqual(self.texts("critical"), [])
-
-    def test_no_room_for_adoption(self) -> None:
-        """Should another thread have taken the spare descriptor, it pauses like for any shortage."""
-        self.reactor.failure = OSError(errno.EMFILE, "too many")
+    def accept(self, reader: AcceptReader) -> FakeTransport:
         self.connect()
+        reader.doRead()
+        return self.reactor.transports[-1]
+
+    def test_count(self) -> None:
+        """A connection is open until its transport has ended, which is told on and counted once."""
         reader = self.reader()
-        reader.doRead()
-        self.assertNotIn(reader, self.reactor.readers)
+        first, second = self.accept(reader), self.accept(reader)
+        self.assertEqual(reader.opened, 2)
+        reason = Failure(ConnectionLost())
+        first.connectionLost(reason)
+        first.connectionLost(reason)
+        self.assertEqual((reader.opened, reader.accepted), (1, 2))
+        self.assertEqual(first.ended, [reason, reason])
+        self.assertNotIn("connectionLost", vars(first))
+        second.connectionLost(reason)
+        self.assertEqual(reader.opened, 0)
 
+    def test_others_look_too(self) -> None:
+        """Whoever has put a method on the transport before is called, and finds it there."""
+        reader = self.reader()
+        transport = FakeTransport()
+        heard: list[Failure] = []
 
-class MistakeTests(AcceptCase):
-    """Factories with mistakes in them."""
+        def lost(reason: Failure) -> None:
+            del transport.connectionLost
+            heard.append(reason)
 
-    def assert_harmless(self, factory: Any, error: type[Exception]) -> None:
-        """The mistake is reported, its connection closed, and the next one is asked for."""
-        client = self.connect()
-        reader = self.reader(factory)
-        reader.doRead()
-        self.assertEqual(client.recv(1), b"")
-        self.assertEqual(len(self.flushLoggedErrors(error)), 1)
-        (text,) = self.texts("critical")
-        self.assertIn("could not take a connection", text)
-        self.assertIn(reader, self.reactor.readers)
+        transport.connectionLost = lost  # type: ignore[method-assign]
+        reader._count(transport)
+        transport.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual((len(heard), reader.opened), (1, 0))
+        self.assertNotIn("connectionLost", vars(transport))
+
+    def test_shares(self) -> None:
+        """A connection is left to a sibling that has fewer; with as many, or after `stop`, the table says so."""
+        descriptor = Shares.create()
+        self.addCleanup(os.close, descriptor)
+        sibling = Shares(descriptor).join(self.listening.fileno(), 0)
+        assert sibling is not None
+        reader = self.reader(shares=Shares(descriptor))
+        (row,) = Shares(descriptor).siblings(0)
+        self.accept(reader)
+        self.assertEqual(Shares(descriptor).opened[row], 1)
+        last = self.accept(reader)
         self.connect()
         reader.doRead()
         self.assertEqual(reader.accepted, 2)
-        self.flushLoggedErrors(error)
+        self.assertNotIn(reader, self.reactor.readers)
+        self.reactor.advance(accept.LEAVE_SECONDS)
+        self.assertIn(reader, self.reactor.readers)
+        last.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(Shares(descriptor).opened[row], 1)
+        reader.doRead()
+        self.assertEqual(reader.accepted, 3)
+        reader.stop()
+        self.assertEqual(Shares(descriptor).siblings(0), [])
+        reader.start()
+        self.assertEqual(Shares(descriptor).opened[row], 2)
 
-    def test_build_fails(self) -> None:
-        """A factory that raises."""
-        self.assert_harmless(Mistaken(ZeroDivisionError("in buildProtocol")), ZeroDivisionError)
+    def test_full_table(self) -> None:
+        """Without a row it accepts as if there were no table."""
 
-    def test_build_fails_with_oserror(self) -> None:
-        """A factory that raises what a socket could raise is to blame all the same."""
-        self.assert_harmless(Mistaken(OSError(errno.EMFILE, "for the factory's own file")), OSError)
+        class Full:
+            def join(self, listening: int, opened: int) -> None:
+                """None is free."""
 
-    def test_connection_made_fails(self) -> None:
-        """A protocol that raises when it is connected."""
-        self.assert_harmless(Factory.forProtocol(BrokenProtocol), OSError)
-
-    def test_no_protocol(self) -> None:
-        """A protocol that is none."""
-        self.assert_harmless(Mistaken(protocol="a text"), AttributeError)
-
-    def test_refused(self) -> None:
-        """A factory that wants no connection answers None; that is no mistake."""
-        client = self.connect()
-        self.reader(Mistaken()).doRead()
-        self.assertEqual(client.recv(1), b"")
-        self.assertEqual(self.texts("critical"), [])
+        reader = self.reader(shares=Full())
+        self.accept(reader)
+        self.assertEqual(reader.accepted, 1)
 
 
 PROGRAM = """

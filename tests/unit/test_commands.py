@@ -15,7 +15,9 @@ from serverworker.wire.large import MAX_VALUE_BYTES, Large
 def all_commands() -> list[type[amp.Command]]:
     """Every command that somebody can send."""
     found = vars(commands).values()
-    return [each for each in found if inspect.isclass(each) and issubclass(each, amp.Command) and each.__doc__]
+    return [
+        each for each in found if inspect.isclass(each) and issubclass(each, amp.Command) and each.__doc__
+    ]
 
 
 def carried(command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
@@ -52,10 +54,10 @@ class CommandsTests(SynchronousTestCase):
                 if isinstance(argument, amp.String) and not isinstance(argument, Large):
                     self.assertIn(name, (b"kind", b"key"), command.__name__)
 
-    def test_leave(self) -> None:
-        """The arguments arrive as they were, the reason at any length."""
-        arguments = {"kind": "restart", "text": "ж" * 70_000, "seconds": 30.0}
-        self.assertEqual(carried(commands.Leave, **arguments), arguments)
+    def test_long_text(self) -> None:
+        """The arguments arrive as they were, a reason of any length."""
+        arguments = {"reason": "ж" * 70_000, "graceful": True, "status": 3}
+        self.assertEqual(carried(commands.KillSession, **arguments), arguments)
 
 
 class SecondsTests(SynchronousTestCase):

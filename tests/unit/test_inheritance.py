@@ -67,7 +67,7 @@ class InheritanceTests(TestCase):
             "LISTEN_FDS says 1 and LISTEN_FDNAMES has 2", LISTEN_FDS="1", LISTEN_FDNAMES="a:b"
         )
         self.assert_refused("share a name (a:a)", LISTEN_FDS="2", LISTEN_FDNAMES="a:a")
-        for number in ("two", "-1", "", "1.0", "²"):
+        for number in ("two", "-1", "", "1.0", "²", "٣"):
             self.assert_refused("must be a number", LISTEN_FDS=number, LISTEN_FDNAMES="a")
         self.assert_refused("nobody knows", LISTEN_FDS="999999999999")
         self.assert_refused("LISTEN_PID is 'me'", LISTEN_FDS="1", LISTEN_PID="me")

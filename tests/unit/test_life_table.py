@@ -52,8 +52,8 @@ class LifeTableTests(TestCase):
         for life in ALIVE:
             self.assertIs(Life.DRAINING, next_life(life, Happening.CRASHED))
             self.assertIs(Life.DEAD, next_life(life, Happening.LINK_LOST))
-        for life in (Life.LOADED, Life.READY, Life.SERVING, Life.DRAINING):
-            self.assertIs(Life.DEAD, next_life(life, Happening.HUNG))
+        for turning in (Life.LOADED, Life.READY, Life.SERVING, Life.DRAINING):
+            self.assertIs(Life.DEAD, next_life(turning, Happening.HUNG))
 
     def test_only_the_deadline_ends_a_long_start(self) -> None:
         """While it imports or activates, a worker may not turn for long: no ping kills it, the start-up deadline does."""

@@ -231,8 +231,8 @@ class BadInputTests(OptionsTestCase):
         )
 
     def test_no_file(self) -> None:
-        """A file that is not there ends with 78."""
-        self.assertIs(self.exit_status("--config", "a.toml"), ExitStatus.CONFIG)
+        """A file that is not there ends with 78, and nothing is said of what it might have held."""
+        self.assertIs(self.exit_status("--config", "a.toml", "--port", "socket=81"), ExitStatus.CONFIG)
         self.assertEqual(
             self.stderr.getvalue(), "serverworker cannot start:\n  a.toml: there is no such file\n"
         )
@@ -382,6 +382,7 @@ class HelpTests(OptionsTestCase):
     def test_shape(self) -> None:
         """It has a synopsis, and its examples stand on lines of their own, none wider than a terminal."""
         lines = self.help().splitlines()
+        self.assertEqual(" ".join(lines).count("The monitor binds the ports"), 1)
         self.assertIn("serverworker [--port 8080] [--app module:attribute] [options]", lines[0])
         self.assertIn("  twistd -n serverworker --port 8080 --app mysite.web:root", lines)
         self.assertIn("  twistd serverworker --config /etc/mysite/serverworker.toml --workers 4", lines)

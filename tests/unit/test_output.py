@@ -96,6 +96,7 @@ class LineSplitterTests(SynchronousTestCase):
         for end in (b"\n", b"\r\n"):
             self.assertEqual(["x" * limit + CONTINUES, "x"], LineSplitter().feed(b"x" * (limit + 1) + end))
             self.assertEqual(["x" * limit], LineSplitter().feed(b"x" * limit + end))
+        self.assertEqual(["x" * SMALL], all_lines([b"x" * SMALL + b"\r", b"\n"]))
 
     def test_an_overlong_line_is_cut_between_characters(self) -> None:
         """No character is broken by the limit."""
@@ -106,6 +107,7 @@ class LineSplitterTests(SynchronousTestCase):
         splitter = LineSplitter(SMALL)
         pieces = [line for _ in range(100) for line in splitter.feed(b"x" * 7)]
         self.assertGreaterEqual(sum(len(piece.removesuffix(CONTINUES)) for piece in pieces), 700 - 2 * SMALL)
+        self.assertEqual(["", "x" * SMALL + CONTINUES], LineSplitter(SMALL).feed(b"\n" + b"x" * (SMALL + 2)))
 
     def test_a_limit_below_one_character_is_refused(self) -> None:
         """Three bytes cannot hold every character."""

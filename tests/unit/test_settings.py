@@ -366,6 +366,11 @@ class MadeInCodeTests(SynchronousTestCase):
             ],
         )
 
+    def test_unix_without_bind(self) -> None:
+        """An application that binds by itself may do so on a path, which the monitor knows."""
+        made = Settings.from_json({"ports": {"server": "unix:/s"}, "workers": {"bind": False}})
+        self.assertEqual((made.ports[0].path, made.workers.bind), ("/s", False))
+
     def test_frozen(self) -> None:
         """Nothing can be changed behind the monitor's back."""
         with self.assertRaises(attrs.exceptions.FrozenInstanceError):

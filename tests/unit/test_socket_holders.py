@@ -20,7 +20,8 @@ TCP_HEAD = (
 
 def tcp_row(local: str, state: str, inode: int) -> str:
     """A row of /proc/net/tcp or tcp6, as a little-endian machine prints it."""
-    return f"   0: {local} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0000 100\n"
+    rest = "00000000:00000000 00:00000000 00000000     0        0"
+    return f"   0: {local} 00000000:0000 {state} {rest} {inode} 1 0000 100\n"
 
 
 class TableTests(TestCase):
@@ -77,7 +78,8 @@ class TableTests(TestCase):
     def test_unix(self) -> None:
         """A path is found whole, spaces included; sockets without one are skipped."""
         self.write(
-            unix="0000: 00000002 00000000 00010000 0001 01 41 /run/a b.sock\n0000: 00000003 00000000 00000000 0001 03 42\n"
+            unix="0000: 00000002 00000000 00010000 0001 01 41 /run/a b.sock\n"
+            "0000: 00000003 00000000 00000000 0001 03 42\n"
         )
         self.assertEqual(set(socket_holders.unix_inodes("/run/a b.sock", str(self.root))), {41})
         self.assertEqual(set(socket_holders.unix_inodes("/run/../run/a b.sock", str(self.root))), {41})

@@ -139,7 +139,7 @@ class TCPTests(SocketCase):
             error = sockets._unavailable(tcp(8080), OSError(number, os.strerror(number)))
             self.assertIn(text, str(error))
         odd = sockets._unavailable(tcp(8080), socket.gaierror(-2, "Name or service not known"))
-        self.assertIn("is no address of this machine (Name or service not known)", str(odd))
+        self.assertIn("is no address here (Name or service not known)", str(odd))
 
     def test_nothing_stays_open(self) -> None:
         """A failure leaves no descriptor behind."""
@@ -289,7 +289,8 @@ class BindAllTests(SocketCase):
         """Every port is there under its name, in order."""
         other = PortSettings(name="other", kind="tcp", interface="127.0.0.1")
         bound = bind_all([self.unix(), other])
-        self.addCleanup(lambda: [each.close() for each in bound.values()])
+        for each in bound.values():
+            self.addCleanup(each.close)
         self.assertEqual(list(bound), ["server", "other"])
 
     def test_all_or_nothing(self) -> None:

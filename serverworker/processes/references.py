@@ -1,0 +1,87 @@
+"""What an operator names by ``module:attribute``: imported and found, or an error for its author.
+
+The monitor loads this module too, for the agent: nothing here may import `twisted.web`.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from importlib import import_module
+from inspect import isclass
+from pathlib import Path
+from typing import Any
+
+from serverworker.processes.agent import SessionAgent
+from serverworker.values.errors import ApplicationError, nearest
+
+_OURS = str(Path(__file__).parent)
+_MACHINERY = "/importlib/__init__.py"
+
+
+def resolve(reference: str, option: str) -> Any:
+    """Import a module and find its attribute; `ApplicationError` says which of the two is at fault, and where."""
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise ApplicationError(
+            f"{option} {reference!r} is not of the form module:attribute, such as mysite.web:root"
+        )
+    found = _imported(module_name, f"{option} {reference}")
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            names = [each for each in dir(found) if not each.startswith("_")]
+            close = nearest(name, names) if names else "; it has no public names"
+            raise ApplicationError(f"{option} {reference}: {module_name} has no attribute {name!r}{close}")
+        found = getattr(found, name)
+    return found
+
+
+def _imported(name: str, given: str) -> Any:
+    try:
+        return import_module(name)
+    except BaseException as error:  # a module may call sys.exit: that is no import either
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{name}.".startswith(f"{missing}."):
+            raise ApplicationError(
+                f"{given}: there is no module {missing!r}; looked in {_searched()}"
+            ) from error
+        raise ApplicationError(f"{given}: importing {name} failed:\n{theirs(error)}") from error
+
+
+def load_agent(reference: str) -> SessionAgent:
+    """Import ``module:Class``, and make the agent.
+
+    Raises `ApplicationError` where it cannot be imported or made, or is no `SessionAgent`.
+    """
+    kind = resolve(reference, "--agent")
+    if not (isclass(kind) and issubclass(kind, SessionAgent)):
+        raise ApplicationError(
+            f"--agent {reference} is {kind!r:.200}; it must be a subclass of serverworker.SessionAgent"
+        )
+    try:
+        return kind()
+    except Exception as error:
+        raise ApplicationError(
+            f"--agent {reference} cannot be made without arguments:\n{theirs(error)}"
+        ) from error
+
+
+def _searched() -> str:
+    folders = [folder or str(Path.cwd()) for folder in sys.path]
+    return ", ".join(folders[:1] + [folder for folder in folders[1:] if "site-packages" in folder][:1])
+
+
+def theirs(error: BaseException) -> str:
+    """A traceback, shortened to what is the application's: without our frames and the import machinery's."""
+    shown = traceback.TracebackException.from_exception(error)
+    each: traceback.TracebackException | None = shown
+    while each is not None:
+        kept = [
+            frame
+            for frame in each.stack
+            if not frame.filename.startswith((_OURS, "<frozen importlib"))
+            and not frame.filename.endswith(_MACHINERY)
+        ]
+        each.stack = traceback.StackSummary.from_list(kept)
+        each = each.__cause__ or each.__context__
+    return "".join(shown.format()).rstrip()

@@ -1,0 +1,297 @@
+"""What the log says of each event."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import attrs
+from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from serverworker.observers.log import LogObserver, sentence, source_of, traceback_of
+from serverworker.values import events
+from serverworker.values.errors import ErrorRecord
+from serverworker.values.events import Cause, CauseKind, Event, Told
+
+ERROR = ErrorRecord(
+    type="builtins.ValueError", message="no", traceback="Traceback:\n  here\nValueError: no\n"
+)
+DEATH = events.WorkerDied(
+    worker=1,
+    generation=2,
+    pid=4711,
+    life="serving",
+    cause=Cause(kind=CauseKind.SIGNAL, text="killed by SIGKILL", signal="SIGKILL"),
+    uptime_seconds=12.34,
+    next_step="worker 3 takes over now; worker 4 is started now",
+)
+
+EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
+    (
+        events.OutputLine(source="worker 2", stream="stderr", text="hello {x}"),
+        "worker 2",
+        LogLevel.info,
+        "hello {x}",
+    ),
+    (events.OutputLine(source="exec", stream="stdout", text="hello"), "exec", LogLevel.info, "hello"),
+    (
+        events.SessionStarted(pid=9, ports=("server=tcp:80", "socket=tcp:81"), state_directory="/s"),
+        "monitor",
+        LogLevel.info,
+        "the session runs (pid 9) on server=tcp:80, socket=tcp:81; its state is in /s; "
+        "the first workers are being started",
+    ),
+    (
+        events.WorkerSpawned(worker=1, generation=2, pid=9),
+        "monitor",
+        LogLevel.info,
+        "worker 1 (pid 9, generation 2) is started and loads the application now",
+    ),
+    (
+        events.WorkerLoaded(worker=1, generation=2, seconds=0.314),
+        "monitor",
+        LogLevel.info,
+        "worker 1 has loaded the application, after 0.31 s",
+    ),
+    (
+        events.WorkerReady(worker=1, generation=2, seconds=0.5),
+        "monitor",
+        LogLevel.info,
+        "worker 1 is ready: its health route answered, after 0.50 s",
+    ),
+    (
+        events.ServerRunning(worker=1, generation=2, is_first_time=True),
+        "monitor",
+        LogLevel.info,
+        "the server is running: worker 1 (generation 2) accepts connections",
+    ),
+    (
+        events.ServerRunning(worker=1, generation=2, is_first_time=False),
+        "monitor",
+        LogLevel.info,
+        "worker 1 (generation 2) accepts connections",
+    ),
+    (
+        events.HeartbeatFailed(worker=1, failures=1, tolerance=2, text="no answer within 5 s"),
+        "monitor",
+        LogLevel.warn,
+        "worker 1 failed its heartbeat: no answer within 5 s (failure 1 of 2 that are tolerated); "
+        "it is replaced after 2 more in a row",
+    ),
+    (
+        events.HeartbeatFailed(worker=1, failures=3, tolerance=2, text="500"),
+        "monitor",
+        LogLevel.warn,
+        "worker 1 failed its heartbeat: 500 (failure 3 in a row, where 2 are tolerated); it is replaced now",
+    ),
+    (
+        events.HeartbeatRecovered(worker=1, failures=1),
+        "monitor",
+        LogLevel.info,
+        "worker 1 answers its heartbeat again; 1 failure in a row forgotten",
+    ),
+    (events.Lifecycle(worker=7, text="listening"), "worker 7", LogLevel.info, "listening"),
+    (
+        events.WorkerDraining(worker=1, reason="restart"),
+        "monitor",
+        LogLevel.info,
+        "worker 1 drains (restart): it accepts no more, finishes what it has, then ends",
+    ),
+    (
+        events.WorkerExited(worker=1, pid=9, reason="restart", text="exit status 0"),
+        "monitor",
+        LogLevel.info,
+        "worker 1 (pid 9) ended as it was asked to (restart): exit status 0",
+    ),
+    (
+        DEATH,
+        "monitor",
+        LogLevel.error,
+        "worker 1 (pid 4711) died while serving after 12.3 s: killed by SIGKILL; "
+        "worker 3 takes over now; worker 4 is started now",
+    ),
+    (
+        attrs.evolve(
+            DEATH,
+            pid=None,
+            hung_at="app.py, line 3, render",
+            requests=tuple(
+                events.RequestInFlight(method="GET", path=f"/{n}", age_seconds=n) for n in range(5)
+            ),
+        ),
+        "monitor",
+        LogLevel.error,
+        "worker 1 died while serving after 12.3 s: killed by SIGKILL; it hung at app.py, line 3, render; "
+        "it was at GET /0 (0.0 s), GET /1 (1.0 s), GET /2 (2.0 s) and 2 more; "
+        "worker 3 takes over now; worker 4 is started now",
+    ),
+    (
+        events.CrashReportWritten(worker=1, path="/s/crashes/x.json"),
+        "monitor",
+        LogLevel.info,
+        "the report of worker 1's death is in /s/crashes/x.json",
+    ),
+    (
+        events.RestartStarted(generation=2, mode="clean", asked_by="console"),
+        "monitor",
+        LogLevel.info,
+        "restart (clean), asked for by console: generation 2 is being started; "
+        "what serves now goes on until it is ready",
+    ),
+    (
+        events.RestartProgress(generation=2, replaced=3, total=8),
+        "monitor",
+        LogLevel.info,
+        "restart: 3 of 8 workers replaced by generation 2",
+    ),
+    (
+        events.RestartCompleted(generation=2, seconds=1.5),
+        "monitor",
+        LogLevel.info,
+        "restart done: generation 2 serves, after 1.50 s",
+    ),
+    (
+        events.RestartFailed(generation=2, text="worker 5 cannot be loaded"),
+        "monitor",
+        LogLevel.error,
+        "restart failed: generation 2 is dropped, and what served before goes on; worker 5 cannot be loaded",
+    ),
+    (events.PollingChanged(seconds=5.0), "monitor", LogLevel.info, "heartbeats come every 5 s from now on"),
+    (
+        events.PortChanged(name="server", description="tcp:81"),
+        "monitor",
+        LogLevel.info,
+        "port server is tcp:81 from the next restart on",
+    ),
+    (events.CommandFinished(command="git pull", status=0), "exec", LogLevel.info, "command done: git pull"),
+    (
+        events.CommandFinished(command="git pull", status=128),
+        "exec",
+        LogLevel.warn,
+        "command failed, exit status 128: git pull",
+    ),
+    (
+        events.CommandFinished(command="git pull", status=-9),
+        "exec",
+        LogLevel.warn,
+        "command failed, killed by SIGKILL: git pull",
+    ),
+    (
+        events.CommandFinished(command="git pull", status=-99),
+        "exec",
+        LogLevel.warn,
+        "command failed, killed by signal 99: git pull",
+    ),
+    (
+        events.Fault(where="the hook on_crash_detected", error=ERROR),
+        "monitor",
+        LogLevel.error,
+        "the hook on_crash_detected failed: ValueError: no; the session goes on",
+    ),
+    (
+        events.SessionEnding(reason="SIGTERM", graceful=True, status=0),
+        "monitor",
+        LogLevel.info,
+        "the session ends (SIGTERM): its workers finish what they have, then exit status 0",
+    ),
+    (
+        events.SessionEnding(reason="gave up", graceful=False, status=70),
+        "monitor",
+        LogLevel.error,
+        "the session ends (gave up): its workers are ended at once, then exit status 70",
+    ),
+    (
+        events.SessionEnded(status=0, reason="SIGTERM"),
+        "monitor",
+        LogLevel.info,
+        "the session has ended (SIGTERM): exit status 0",
+    ),
+    (
+        events.SessionEnded(status=78, reason="no application"),
+        "monitor",
+        LogLevel.error,
+        "the session has ended (no application): exit status 78",
+    ),
+]
+"""An event, who speaks in it, its level and its sentence; at least one of each class."""
+
+
+class SentenceTests(SynchronousTestCase):
+    """The table."""
+
+    def test_every_event_has_a_sentence(self) -> None:
+        """A class that is added to `Event` needs its row, and an example here."""
+        self.assertEqual(set(get_args(Event)), {type(event) for event, *_ in EXAMPLES})
+
+    def test_each_event_says_what_happened_and_what_is_next(self) -> None:
+        """The sentences, word by word, as the operator reads them."""
+        for event, source, _, expected in EXAMPLES:
+            self.assertEqual((source, expected), (source_of(event), sentence(event)))
+
+
+class LogObserverTests(SynchronousTestCase):
+    """`LogObserver`."""
+
+    def log(self, *told: Event, show_server_output: bool = True) -> list[LogEvent]:
+        """What is logged of these events, the first of them with the number 1."""
+        observer = LogObserver(show_server_output=show_server_output)
+        with capturedLogs() as logged:
+            for number, event in enumerate(told, start=1):
+                observer(Told(sequence=number, at=1.0, event=event))
+        return list(logged)
+
+    def test_each_event_is_one_entry_of_its_level(self) -> None:
+        """Namespace, level, source, name, number and sentence stand in every entry."""
+        entries = self.log(*(event for event, *_ in EXAMPLES))
+        for number, ((event, source, level, text), entry) in enumerate(
+            zip(EXAMPLES, entries, strict=True), 1
+        ):
+            found = {
+                key: entry[key]
+                for key in ("log_namespace", "log_level", "source", "event", "sequence", "sentence")
+            }
+            self.assertEqual(
+                {
+                    "log_namespace": "serverworker.session",
+                    "log_level": level,
+                    "source": source,
+                    "event": type(event).__name__,
+                    "sequence": number,
+                    "sentence": text,
+                },
+                found,
+            )
+            self.assertEqual(
+                "\n".join(filter(None, [text, traceback_of(event).rstrip("\n")])), formatEvent(entry)
+            )
+
+    def test_the_fields_of_the_event_are_named(self) -> None:
+        """A program finds pid and cause without reading sentences; what only a report needs is left out."""
+        death = attrs.evolve(DEATH, output=(events.OutputLine(source="a", stream="b", text="c"),), stacks="x")
+        (entry,) = self.log(death)
+        self.assertEqual((4711, "serving", 2), (entry["pid"], entry["life"], entry["generation"]))
+        self.assertEqual(("signal", "SIGKILL"), (entry["cause"]["kind"], entry["cause"]["signal"]))
+        self.assertEqual(set(), {"output", "beats", "requests", "stacks"} & set(entry))
+
+    def test_a_traceback_follows_the_sentence(self) -> None:
+        """Of a death, a failed restart and a fault, where there was an exception; and of nothing else."""
+        cause = Cause(kind=CauseKind.EXCEPTION, text="ValueError: no", error=ERROR)
+        for event in (
+            attrs.evolve(DEATH, cause=cause),
+            events.RestartFailed(generation=2, text="no", cause=cause),
+            events.Fault(where="x", error=ERROR),
+        ):
+            self.assertEqual(ERROR.traceback, traceback_of(event))
+            self.assertTrue(formatEvent(self.log(event)[-1]).endswith("\nTraceback:\n  here\nValueError: no"))
+        self.assertEqual("", traceback_of(DEATH))
+        self.assertEqual("", traceback_of(events.RestartFailed(generation=2, text="no")))
+
+    def test_what_workers_print_can_be_left_out(self) -> None:
+        """`show_server_output` concerns their lines only, not those of commands and not lifecycle events."""
+        logged = self.log(
+            events.OutputLine(source="worker 2", stream="stdout", text="quiet"),
+            events.OutputLine(source="exec", stream="stdout", text="command"),
+            events.Lifecycle(worker=2, text="lifecycle"),
+            show_server_output=False,
+        )
+        self.assertEqual(["command", "lifecycle"], [entry["sentence"] for entry in logged])
