@@ -6,11 +6,11 @@ Run from a checkout::
     python benchmarks/ipc.py --steady 60    # 10,000 emits a second: memory of both ends over time
     python benchmarks/ipc.py --mixed 10     # 100 B emits alone, and while others carry 1 MB
 
-Every contender has a child process of its own at the other end of an AF_UNIX socket pair, which sends back what it
-gets. A value is a string. AMP carries bytes as they are, in pieces of 60,000 where they are longer, one call each,
-since its values end at 65,535; a pipe pickles; an emit is JSON, which is most of its time at 1 MB. The ratio is the
-median over the rounds of this round's rate by AMP's in the same round: other load on the machine comes and goes, but
-meets both. Owed: at 100 B, 0.6 or more.
+Every contender has a child process of its own at the other end of an AF_UNIX socket pair, which sends back
+what it gets. A value is a string. AMP carries bytes as they are, in pieces of 60,000 where they are longer,
+one call each, since its values end at 65,535; a pipe pickles; an emit is JSON, which is most of its time at 1
+MB. The ratio is the median over the rounds of this round's rate by AMP's in the same round: other load on the
+machine comes and goes, but meets both. Owed: at 100 B, 0.6 or more.
 """
 
 from __future__ import annotations
@@ -318,7 +318,8 @@ async def steady(reactor: Any, seconds: int) -> None:
     if seconds >= 20:
         early, late = held[len(held) // 4], held[-1]
         print(
-            f"from second {len(held) // 4 + 1} to {seconds}: {late[0] - early[0]:+.1f} MB here, {late[1] - early[1]:+.1f} MB there"
+            f"from second {len(held) // 4 + 1} to {seconds}:"
+            f" {late[0] - early[0]:+.1f} MB here, {late[1] - early[1]:+.1f} MB there"
         )
 
 
@@ -327,7 +328,8 @@ async def mixed(reactor: Any, seconds: float) -> None:
     contender = emits(reactor)
     small, large = "x" * SIZES["100 B"], "x" * SIZES["1 MB"]
     print(
-        f"{'1 MB in flight':>14} {'1 MB a second':>13} {'100 B: median':>14} {'p99':>10} {'worst':>10} {'our RSS':>10} {'their RSS':>10}"
+        f"{'1 MB in flight':>14} {'1 MB a second':>13} {'100 B: median':>14} {'p99':>10} {'worst':>10}"
+        f" {'our RSS':>10} {'their RSS':>10}"
     )
     with ended(contender):
         await contender.measure(small, 1, 0.1)  # until the child is there
@@ -344,8 +346,9 @@ async def mixed(reactor: Any, seconds: float) -> None:
             rate = (await heavy).rate if heavy is not None else 0
             latencies.sort()
             print(
-                f"{in_flight:>14} {rate:>13,.0f} {milliseconds(latencies, 0.5):>14} {milliseconds(latencies, 0.99):>10}"
-                f" {milliseconds(latencies, 1):>10} {resident(os.getpid()):>7.1f} MB"
+                f"{in_flight:>14} {rate:>13,.0f} {milliseconds(latencies, 0.5):>14}"
+                f" {milliseconds(latencies, 0.99):>10} {milliseconds(latencies, 1):>10}"
+                f" {resident(os.getpid()):>7.1f} MB"
                 f" {resident(contender.child.pid):>7.1f} MB",
                 flush=True,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import evolve
@@ -25,6 +26,7 @@ from serverworker.processes.descendants import is_stopped, kill_session
 from serverworker.processes.exit_handlers import ExitHandlers
 from serverworker.processes.guardian import Guardian
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
+from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
 from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, resolve_recipe
 from serverworker.values import events
@@ -97,6 +99,7 @@ class Session:
         self._agent_ready: Deferred[None] | None = None
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
+        self._shares = Shares.create()
         self.engine = Engine(
             Surroundings(
                 reactor=reactor,
@@ -153,7 +156,7 @@ class Session:
         """One for each generation, so that a worker that dies is followed by one of the same code."""
         if generation not in self._recipes:
             environment = {**self._environment, **self._guardian.environment}
-            self._recipes[generation] = resolve_recipe(self.settings.app, self._ports.bound(), environment)
+            self._recipes[generation] = resolve_recipe(self.settings.app, self._ports.bound(), environment, self._shares)
         return self._recipes[generation]
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
@@ -173,7 +176,8 @@ class Session:
 
     def _process_gone(self, pid: int) -> None:
         """End what a worker has left running. In a thread: it looks through all of /proc."""
-        gone = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), kill_session, pid)
+        kill = partial(kill_session, pid, started=self._guardian.started_at(pid))
+        gone = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), kill)
 
         def left(killed: list[Any]) -> None:
             if killed:
@@ -301,6 +305,7 @@ class Session:
         self._guardian.set_deadline(0)
         await self._step("the guardian", self._guardian.stop)
         self._ports.close()
+        os.close(self._shares)
         self._role.leave()
 
     async def _step(self, what: str, step: Callable[[], Any]) -> None:

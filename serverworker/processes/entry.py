@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     sys.path[: 0 if sys.flags.safe_path else 1] = [options.directory]
     os.environ["LISTEN_PID"] = str(os.getpid())
     sockets = inherited_sockets(os.environ, os.getpid())
-    for descriptor in (*sockets.values(), options.channel, options.stacks, options.board):
+    for descriptor in (*sockets.values(), options.channel, options.stacks, options.board, options.shares):
         os.set_inheritable(descriptor, False)
     status = _run(options, sockets)
     sys.stdout.flush()
@@ -38,7 +38,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serverworker worker")
     parser.add_argument("--worker", type=int, required=True)
     parser.add_argument("--directory", required=True)
-    for name in ("channel", "stacks", "board"):
+    for name in ("channel", "stacks", "board", "shares"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--port", action="append", default=[])
     return parser.parse_args(arguments)
@@ -48,6 +48,7 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
     from twisted.internet import reactor
 
     from serverworker.processes.board import RequestBoard
+    from serverworker.processes.shares import Shares
     from serverworker.processes.stacks import arm
     from serverworker.processes.worker_session import WorkerSession
     from serverworker.wire.link import adopt
@@ -62,6 +63,7 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
         pid=os.getpid(),
         ports=_ports(options.port, sockets),
         board=RequestBoard.attach(options.board),
+        shares=Shares(options.shares),
         end=end,
     )
     adopt(session.link, turning, options.channel)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import Deferred, DeferredList, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -24,7 +25,9 @@ class ExitHandlers:
         self._clock = clock
         self._failed = failed
         self._handlers: list[ExitHandler] = []
-        self._ran = False
+        self._begun = False
+        self._over = False
+        self._waiting: list[Deferred[None]] = []
 
     def add(self, handler: ExitHandler) -> None:
         """Have `handler(reason)` called when this process ends."""
@@ -35,11 +38,13 @@ class ExitHandlers:
     async def run(self, reason: ExitReason, seconds: float) -> None:
         """Run all; one that raises, or is not done after `seconds`, is reported and stops nothing.
 
-        A second call does nothing: a process ends once (defect 24 of the original).
+        A process ends once: a second call runs nothing. It waits until the first is over, though for no more than its
+        own `seconds`, so that a crash in one handler does not cut the others short.
         """
-        if self._ran:
+        if self._begun:
+            await self._wait(seconds)
             return
-        self._ran = True
+        self._begun = True
         runs = []
         for handler in self._handlers:
             name = getattr(handler, "__qualname__", repr(handler))
@@ -47,6 +52,17 @@ class ExitHandlers:
             run.addErrback(self._tell, name)
             runs.append(run)
         await DeferredList(runs)
+        self._over = True
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    async def _wait(self, seconds: float) -> None:
+        if not self._over:
+            over: Deferred[None] = Deferred()
+            self._waiting.append(over)
+            with suppress(TimeoutError):
+                await within(self._clock, seconds, "the exit", over)
 
     def _tell(self, failure: Failure, name: str) -> None:
         self._failed(name, failure)

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from serverworker.processes.accept import AcceptReader
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.drain import Tracked, track
+from serverworker.processes.shares import Shares
 from serverworker.values.errors import nearest
 
 
@@ -36,9 +37,18 @@ class _Listener:
 class Listeners:
     """The ports of a worker, with what serves them."""
 
-    def __init__(self, *, reactor: Any, board: RequestBoard, ports: Mapping[str, Port], bind: bool) -> None:
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        board: RequestBoard,
+        ports: Mapping[str, Port],
+        bind: bool,
+        shares: Shares | None = None,
+    ) -> None:
         self._reactor = reactor
         self._board = board
+        self._shares = shares
         self._ports = ports
         self._bind = bind
         self.factories: dict[str, IProtocolFactory] = {}
@@ -73,7 +83,7 @@ class Listeners:
     def _serve(self, port: Port, factory: IProtocolFactory) -> None:
         tracked = track(factory, self._board, self._reactor)
         tracked.factory.doStart()
-        reader = AcceptReader(self._reactor, port.socket, tracked.factory)
+        reader = AcceptReader(self._reactor, port.socket, tracked.factory, self._shares)
         self._listeners[port.name] = _Listener(port=port, tracked=tracked, reader=reader)
         if self._draining:
             tracked.drain()

@@ -41,9 +41,13 @@ class Recipe:
     """Resolved: no symbolic link is left in it."""
     environment: Mapping[str, str]
     ports: tuple[BoundPort, ...]
+    shares: int
+    """The descriptor of the table in which all workers note how many connections they have (`shares`)."""
 
 
-def resolve_recipe(app: AppSettings, ports: tuple[BoundPort, ...], environment: Mapping[str, str]) -> Recipe:
+def resolve_recipe(
+    app: AppSettings, ports: tuple[BoundPort, ...], environment: Mapping[str, str], shares: int
+) -> Recipe:
     """Find out what a new generation is started with, symbolic links included, as they stand now.
 
     Raises `ConfigurationError` where the folder or the interpreter is not there.
@@ -58,6 +62,7 @@ def resolve_recipe(app: AppSettings, ports: tuple[BoundPort, ...], environment: 
         directory=str(directory),
         environment={**passed, **app.environment},
         ports=ports,
+        shares=shares,
     )
 
 
@@ -129,19 +134,19 @@ class InterpreterSpawner:
             board, worker_board = RequestBoard.create()
             undo.callback(board.close)
             theirs.callback(os.close, worker_board)
-            descriptors = (worker_channel.fileno(), worker_stacks, worker_board)
+            descriptors = (worker_channel.fileno(), worker_stacks, worker_board, recipe.shares)
             transport = self._start(recipe, worker_id, protocol, descriptors)
             undo.pop_all()
         return Ends(transport=transport, channel=channel, stacks=stacks, board=board)
 
     def _start(
-        self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol, theirs: tuple[int, int, int]
+        self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol, theirs: tuple[int, int, int, int]
     ) -> Any:
         sockets = [port.socket.fileno() for port in recipe.ports]
-        numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + 3)
+        numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + len(theirs))
         arguments = [recipe.python, "-u", "-m", "serverworker.processes.entry", f"--worker={worker_id}"]
         arguments.append(f"--directory={recipe.directory}")
-        for name, number in zip(("channel", "stacks", "board"), numbers, strict=True):
+        for name, number in zip(("channel", "stacks", "board", "shares"), numbers, strict=True):
             arguments.append(f"--{name}={number}")
         arguments.extend(f"--port={port.name}={port.description}" for port in recipe.ports)
         environment = {**recipe.environment, **listen_environment([port.name for port in recipe.ports])}

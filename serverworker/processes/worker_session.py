@@ -21,6 +21,7 @@ from serverworker.processes.health import heartbeat_for
 from serverworker.processes.heartbeat import Heartbeat
 from serverworker.processes.listeners import Listeners, Port
 from serverworker.processes.server_worker import ServerWorker
+from serverworker.processes.shares import Shares
 from serverworker.processes.uncaught import UncaughtErrors
 from serverworker.values.errors import EmitError, ErrorRecord
 from serverworker.values.events import Beat, CauseKind
@@ -53,6 +54,7 @@ class WorkerSession(CommandLocator):
         pid: int,
         ports: Mapping[str, Port],
         board: RequestBoard,
+        shares: Shares,
         end: Callable[[int, bool], None],
     ) -> None:
         """`end(status, at_once)` ends the process: at once, or when the reactor has stopped."""
@@ -61,6 +63,7 @@ class WorkerSession(CommandLocator):
         self._pid = pid
         self._ports = ports
         self._board = board
+        self._shares = shares
         self._end_process = end
         self._handlers = Handlers()
         self._exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
@@ -97,6 +100,7 @@ class WorkerSession(CommandLocator):
         self._listeners = Listeners(
             reactor=self._reactor,
             board=self._board,
+            shares=self._shares,
             ports=self._ports,
             bind=self._settings.workers.bind,
         )

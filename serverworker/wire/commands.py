@@ -131,7 +131,7 @@ class BeatTold(_Asked):
 
 
 class CrashDetected(_Asked):
-    """An exception that nothing handled: the worker is about to end. `error` is an `ErrorRecord` as a dict."""
+    """An exception that nothing handled: the worker is about to end. `error`: an `ErrorRecord` as a dict."""
 
     arguments = [
         (b"error", LargeJSON()),

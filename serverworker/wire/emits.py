@@ -16,7 +16,7 @@ MAX_NAME_LENGTH = 255
 
 EmitHandler = Callable[[Any], Any]
 """
-Is called with the emit's value and returns a JSON value: at once, through a Deferred, or as a coroutine function.
+Is called with the emit's value and returns a JSON value: at once, by a Deferred, or as a coroutine function.
 
 The handlers of one emit get the same object: to change it is to change it for the others.
 """
@@ -25,8 +25,8 @@ The handlers of one emit get the same object: to change it is to change it for t
 class Handlers:
     """The handlers of a process, by message name.
 
-    All handlers of a name run at once, and all run even when one of them raises. A handler that is added or taken
-    away while an emit is being dispatched takes part from the next one on.
+    All handlers of a name run at once, and all run even when one of them raises. A handler that is added or
+    taken away while an emit is being dispatched takes part from the next one on.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Handlers:
         return self._handlers.get(name, ())
 
     def dispatch(self, name: str, args: Any = None) -> Deferred[list[HandlerOutcome]]:
-        """Run the handlers of this name in this process, and tell what each came to, in the order of registration.
+        """Run the handlers of this name here, and tell what each came to, in the order of registration.
 
         Fails with `UnhandledMessage` when there are none, and in no other way. See :func:`results_of`.
         """

@@ -19,8 +19,8 @@ AMP_VALUE_BYTES = 65_535
 def to_json(value: Any) -> bytes:
     """`value` as compact JSON in UTF-8, on one line.
 
-    As with :func:`json.dumps`, tuples become lists and keys that are numbers become strings. A lone surrogate, as
-    file names may hold, survives.
+    As with :func:`json.dumps`, tuples become lists and keys that are numbers become strings. A lone
+    surrogate, as file names may hold, survives.
 
     :raises NotJSON: it cannot be written as JSON; NaN and infinities cannot either.
     """

@@ -62,19 +62,20 @@ class _Asked:
 class Link(amp.BinaryBoxProtocol):
     """One end of the channel between monitor and worker.
 
-    It speaks AMP, but keeps the questions and answers itself instead of being an `AMP`: there, a responder with a
-    bug, a failure that nobody waits for (twisted #7055) and an answer that nobody asked for each close the
-    connection, an instance's own commands (StartTLS among them) come before its locator's (twisted #7761), and a
-    question that got no answer stays in a table for good. Here only garbage below the level of boxes, or a box that
-    is neither question nor answer, closes the link, and nothing that a responder or a caller does.
+    It speaks AMP, but keeps the questions and answers itself instead of being an `AMP`: there, a responder
+    with a bug, a failure that nobody waits for (twisted #7055) and an answer that nobody asked for each close
+    the connection, an instance's own commands (StartTLS among them) come before its locator's (twisted
+    #7761), and a question that got no answer stays in a table for good. Here only garbage below the level of
+    boxes, or a box that is neither question nor answer, closes the link, and nothing that a responder or a
+    caller does.
 
     :param clock: the reactor's time.
-    :param locator: answers the other process's commands: a `CommandLocator` with responders, or anything with its
-        `locateResponder`. Whatever a responder raises is answered as `CommandFailed`.
+    :param locator: answers the other process's commands: a `CommandLocator` with responders, or anything with
+        its `locateResponder`. Whatever a responder raises is answered as `CommandFailed`.
     :param handlers: answer the other process's emits.
     :param peer: how the other process is called in texts, such as ``worker 3``.
-    :param on_lost: called once, when the transport is gone, with the reason: `LinkDestroyed` after `close`, else
-        `PeerLost`.
+    :param on_lost: called once, when the transport is gone, with the reason: `LinkDestroyed` after `close`,
+        else `PeerLost`.
     """
 
     _log = Logger()
@@ -117,11 +118,13 @@ class Link(amp.BinaryBoxProtocol):
     def ask(self, command: type[amp.Command], /, timeout: float, **args: Any) -> Deferred[dict[str, Any]]:
         """Send a command, ahead of all emits that wait, and wait for its answer.
 
-        Whatever goes wrong comes through the Deferred; nothing is raised here. It may be cancelled, or forgotten.
+        Whatever goes wrong comes through the Deferred; nothing is raised here. It may be cancelled, or
+        forgotten.
 
         :param timeout: in seconds; there is always one.
         :return: a Deferred of the response. It fails with `CommandFailed` (whatever went wrong over there),
-            `EmitTimeout`, `PeerLost`, `LinkDestroyed`, `FailedDispatch`, or with what is wrong with the arguments.
+            `EmitTimeout`, `PeerLost`, `LinkDestroyed`, `FailedDispatch`, or with what is wrong with the
+            arguments.
         """
         if self._closed is not None or self._stream is None:
             return fail(
@@ -142,7 +145,7 @@ class Link(amp.BinaryBoxProtocol):
         return answer
 
     def tell(self, command: type[amp.Command], /, **args: Any) -> None:
-        """Send a command whose outcome nobody waits for, ahead of all emits. What goes wrong is logged, no more."""
+        """Send a command whose outcome nobody waits for, ahead of emits. What goes wrong is only logged."""
         if self._closed is not None or self._stream is None:
             self._log.debug(
                 "{command} was not sent: no link to {peer}", command=command.__name__, peer=self._peer

@@ -1,4 +1,4 @@
-r"""Emits and their answers as text: one JSON array on a line each, so that a bad one never spoils its neighbours.
+r"""Emits and their answers as text: one JSON array a line, so that a bad one never spoils its neighbours.
 
 ::
 

@@ -50,12 +50,12 @@ class _Pending:
 
 @implementer(IPushProducer)
 class EmitRouter:
-    """Sends emits and ends each of them; runs handlers for the other process's emits and sends what came of it.
+    """Sends emits and ends each of them; runs handlers for the other process's emits and answers them.
 
-    All messages of one reactor turn leave in one batch. Messages that fit into a batch keep their order, and so do
-    larger ones, but a small one may overtake a large one, so that nobody waits behind somebody else's megabytes. Who
-    needs an order waits for the answer. While the transport is full, messages wait here, where those that have
-    timed out or were cancelled are dropped instead of being sent.
+    All messages of one reactor turn leave in one batch. Messages that fit into a batch keep their order, and
+    so do larger ones, but a small one may overtake a large one, so that nobody waits behind somebody else's
+    megabytes. Who needs an order waits for the answer. While the transport is full, messages wait here, where
+    those that have timed out or were cancelled are dropped instead of being sent.
 
     It is paused until its transport calls `resumeProducing`.
 
@@ -108,8 +108,8 @@ class EmitRouter:
         :param timeout: in seconds; there is always one.
         :return: a Deferred of one result for each handler, in the order of their registration. It fails with
             `UnhandledMessage`, `RemoteError` (a handler failed; all have run), `NotJSON`, `ValueTooLarge`,
-            `EmitTimeout`, `PeerLost`, `LinkDestroyed`, `FailedDispatch` (it was not sent), or with a ValueError or
-            TypeError that names what is wrong with the name or the timeout.
+            `EmitTimeout`, `PeerLost`, `LinkDestroyed`, `FailedDispatch` (it was not sent), or with a
+            ValueError or TypeError that names what is wrong with the name or the timeout.
         """
         number = self._last_number + 1
         try:
@@ -129,7 +129,7 @@ class EmitRouter:
         return answer
 
     def batch_received(self, batch: bytes) -> None:
-        """Take what the other end's `send` was given. Never raises; what is no message is ignored and logged."""
+        """Take what the other end's `send` was given. Never raises: what is no message is ignored."""
         lines = batch.split(b"\n") if len(batch) <= BATCH_BYTES else [batch]
         garbage: list[str] = []
         self._receiving = True
@@ -167,7 +167,7 @@ class EmitRouter:
                 pending.answer.errback(kind(f"{pending.name!r} has no answer: {text}"))
 
     def flush(self) -> None:
-        """Send what waits, as far as the transport takes it, without waiting for the end of this reactor turn."""
+        """Send what waits, as far as the transport takes it, before this reactor turn ends."""
         if self._flush_call is not None:
             if self._flush_call.active():
                 self._flush_call.cancel()
@@ -199,8 +199,8 @@ class EmitRouter:
             raise FailedDispatch(f"{name!r} was not sent: {self._closed}")
         if self._in_flight_bytes + size > IN_FLIGHT_BYTES:
             raise FailedDispatch(
-                f"{name!r} was not sent: {len(self._pending):,} emits already wait for an answer from {self._peer};"
-                " is it stuck?"
+                f"{name!r} was not sent: {len(self._pending):,} emits already wait for an answer"
+                f" from {self._peer}; is it stuck?"
             )
 
     def _received(self, said: Emit | UnreadableEmit | Answer) -> None:

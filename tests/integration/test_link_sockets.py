@@ -1,4 +1,4 @@
-"""Links over real socket pairs: back-pressure, large values, a peer that dies, and what they hold in memory."""
+"""Links over real socket pairs: back-pressure, large values, a peer that dies, what stays in memory."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class LinkSocketsTests(TestCase):
         self.assertEqual(answers, [[number] for number in range(10_000)])
 
     async def test_large_block_nobody(self) -> None:
-        """While a hundred megabytes are on their way, small emits and commands come back before most of them."""
+        """While a hundred megabytes are on their way, small emits and commands overtake most of them."""
         here, _ = self.pair()
         done: list[str] = []
         large = [
@@ -135,7 +135,7 @@ class LinkSocketsTests(TestCase):
         await gatherResults(large)
 
     async def test_peer_that_does_not_read(self) -> None:
-        """Emits to a peer that does not read wait here, not in the kernel or the transport, and end by their deadline."""
+        """Emits to a peer that does not read wait here, not in the transport, and end by their deadline."""
         end, theirs = self.alone()
         small = [end.link.emit("n", "x" * 1000, timeout=0.3) for _ in range(1000)]
         large = [end.link.emit("n", "x" * 1_000_000, timeout=0.3) for _ in range(20)]

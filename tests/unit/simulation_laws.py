@@ -57,6 +57,8 @@ class Laws:
                 not any(worker.alive for worker in state.workers),
                 "the session ends, and somebody was not told",
             )
+        if state is before:
+            return  # an input that changed nothing was a second look itself
         again = step(state, Tick(), now)
         law(again == Step(state, (), ()), f"a second look finds more to do: {again.commands} {again.events}")
 
@@ -195,6 +197,9 @@ def _check_limits(state: SessionState) -> None:
     for workers in (own, others):
         starting = [worker for worker in workers if worker.life is Life.STARTING]
         law(len(starting) <= policy.starting_at_once, f"{len(starting)} start at once")
+    if not policy.overlap:
+        running = [worker for worker in own if worker.activated]
+        law(len(running) <= policy.count, f"{len(running)} run where {policy.count} may")
     for worker in state.in_life(Life.SERVING):
         law(worker.generation == state.generation, f"worker {worker.id} of another generation serves")
 

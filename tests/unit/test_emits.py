@@ -122,7 +122,7 @@ class DispatchTests(SynchronousTestCase):
         self.handlers = Handlers()
 
     def test_kinds(self) -> None:
-        """Plain functions, Deferreds, coroutine functions and callable objects answer alike, none before all have."""
+        """Plain functions, Deferreds, coroutine functions and callable objects answer alike, all at once."""
         waiting: list[Deferred[str]] = [Deferred(), Deferred()]
 
         async def coroutine(args: str) -> str:

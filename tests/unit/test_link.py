@@ -45,7 +45,7 @@ class AskTests(LinkTestCase):
         )
 
     def test_undeclared_error(self) -> None:
-        """A responder with a bug is answered as CommandFailed, logged where it happened, and closes nothing."""
+        """A responder with a bug is answered as CommandFailed, logged over there, and closes nothing."""
         for answer in (lambda what: 1 / 0, lambda what: fail(ZeroDivisionError("division by zero"))):
             self.responders.answer = answer
             asked = self.ask(1)
@@ -68,7 +68,7 @@ class AskTests(LinkTestCase):
         self.assert_alive()
 
     def test_no_dict(self) -> None:
-        """A responder that returns no dict, or the wrong one, is answered as CommandFailed and closes nothing."""
+        """A responder that returns no dict or a wrong one is answered as CommandFailed; nothing is closed."""
         for result in (None, "text", {}, {"result": object()}, {"other": 1}):
             self.responders.answer = lambda what, result=result: result
             asked = self.ask(1)
@@ -115,7 +115,7 @@ class AskTests(LinkTestCase):
         self.assert_alive()
 
     def test_unknown_command(self) -> None:
-        """A command that nobody answers there fails, as AMP's UnhandledCommand on the wire, and closes nothing."""
+        """A command that nobody answers fails, as AMP's UnhandledCommand on the wire; nothing closes."""
         asked = self.link.ask(Unknown, 10)
         self.clock.advance(0)
         self.peer.dataReceived(b"".join(self.stream.written))
@@ -169,7 +169,7 @@ class AskTests(LinkTestCase):
         self.assert_alive()
 
     def test_dropped(self) -> None:
-        """A failure that nobody waits for is logged by Twisted as any other, and closes nothing (twisted #7055)."""
+        """A failure that nobody waits for is logged by Twisted and closes nothing (twisted #7055)."""
         self.responders.answer = lambda what: 1 / 0
         asked = self.ask(1)
         self.pump()

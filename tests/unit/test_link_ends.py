@@ -35,7 +35,7 @@ class CloseTests(LinkTestCase):
         return pending
 
     def test_close(self) -> None:
-        """What is pending ends with LinkDestroyed, what comes later with FailedDispatch; the reason is told once."""
+        """What is pending ends with LinkDestroyed, what comes later with FailedDispatch; it is told once."""
         asked, emitted = self.hang()
         self.link.close()
         self.link.close()
@@ -61,7 +61,7 @@ class CloseTests(LinkTestCase):
         self.assertEqual(got, ["farewell"])
 
     def test_peer_lost(self) -> None:
-        """When the peer is gone, what is pending ends with PeerLost, later things fail, and the reason is told once."""
+        """When the peer is gone, what is pending ends with PeerLost later things fail; it is told once."""
         asked, emitted = self.hang()
         unsent = self.link.emit("hang")
         self.link.connectionLost(Failure(ConnectionLost()))
@@ -188,7 +188,7 @@ class GarbageTests(LinkTestCase):
         self.assert_aborted("a box that is neither question nor answer", b"\0\0")
 
     def test_other_box(self) -> None:
-        """A box that says neither what it asks nor what it answers ends the link; what follows it is not read."""
+        """A box that says neither what it asks nor what it answers ends the link, the next is not read."""
         box = amp.AmpBox({b"what": b"1"}).serialize()
         follows = amp.AmpBox({amp.COMMAND: b"Do", b"what": b"1"}).serialize()
         self.assert_aborted("a box that is neither question nor answer", box + follows)

@@ -31,6 +31,8 @@ from serverworker.wire.messages import (
 )
 from tests.unit.test_large import json_values, texts
 
+KINDS = ["emit", "results", "outcomes", "unhandled", "refused"]
+
 records = st.builds(ErrorRecord, type=texts, message=texts, traceback=texts)
 outcomes_of_one = st.builds(HandlerOutcome, result=json_values) | st.builds(HandlerOutcome, error=records)
 
@@ -177,9 +179,8 @@ class GarbageTests(SynchronousTestCase):
     @given(
         st.binary()
         | json_values.map(to_json)
-        | st.tuples(st.sampled_from(["emit", "results", "outcomes", "unhandled", "refused"]), json_values, json_values)
-        .map(to_json)
-    )  # fmt: skip
+        | st.tuples(st.sampled_from(KINDS), json_values, json_values).map(to_json)
+    )
     def test_any_line(self, line: bytes) -> None:
         """Whatever arrives, it is a message or Garbage."""
         try:
@@ -189,7 +190,7 @@ class GarbageTests(SynchronousTestCase):
         self.assertGreater(said.number, 0)
 
     def test_too_deep_to_read(self) -> None:
-        """A value that only its writer could handle comes back to its emitter as an error, never as silence."""
+        """A value that only its writer could handle is an error at its emitter, never silence."""
         deep = b"[" * 200_000
         said = read(b'["emit",7,"n",' + deep)
         assert isinstance(said, UnreadableEmit)

@@ -104,7 +104,7 @@ class EmitTests(RouterTestCase):
         self.assert_nothing_left()
 
     def test_result_is_no_json(self) -> None:
-        """What a handler returns and nobody can encode is an error that names the handler; its neighbours live."""
+        """A result that nobody can encode is an error that names the handler; its neighbours live."""
 
         def wrong(args: Any) -> Any:
             return object()
@@ -172,7 +172,7 @@ class EndTests(RouterTestCase):
         return self.hanging[-1]
 
     def test_timeout(self) -> None:
-        """Without an answer in time the emit fails; an answer that comes too late is dropped without a warning."""
+        """Without an answer in time the emit fails; one that comes too late is dropped without a warning."""
         answer = self.router.emit("hang", timeout=2.5)
         self.pair.turn()
         self.pair.clock.advance(2.4)
@@ -210,7 +210,7 @@ class EndTests(RouterTestCase):
         self.assert_nothing_left()
 
     def test_cancel(self) -> None:
-        """A cancelled emit leaves nothing; if it was not sent yet it is not sent, else its answer is dropped."""
+        """A cancelled emit leaves nothing: if it was not sent it never is, else its answer is dropped."""
         early, late = self.router.emit("hang", 1), self.router.emit("hang", 2)
         early.cancel()
         self.pair.turn()
@@ -270,7 +270,7 @@ class EndTests(RouterTestCase):
         self.assert_nothing_left()
 
     def test_end_in_a_callback(self) -> None:
-        """Whoever ends the router in an answer's callback, or in a handler, ends the rest of that batch too."""
+        """Whoever ends the router in an answer's callback, or in a handler, ends the rest of the batch."""
         ran: list[str] = []
         self.pair.handlers.on("back", ran.append)
         first = self.router.emit("hang").addCallback(lambda _: self.router.end(LinkDestroyed, "enough"))
@@ -283,7 +283,7 @@ class EndTests(RouterTestCase):
         self.assert_nothing_left()
 
     def test_emitter_gone(self) -> None:
-        """A handler that outlives its emitter's process runs to its end, and its result is dropped in silence."""
+        """A handler that outlives its emitter's process runs to its end; its result is dropped in silence."""
         answer = self.router.emit("hang")
         self.pair.turn()
         self.pair.their_router.end(PeerLost, "the monitor ended")
@@ -308,7 +308,7 @@ class EndTests(RouterTestCase):
         self.assert_nothing_left()
 
     def test_bound(self) -> None:
-        """What may wait for answers is bounded; over it an emit is refused, and there is room again when one ends."""
+        """What may wait for answers is bounded: over it an emit is refused, until others have ended."""
         size = IN_FLIGHT_BYTES // 4
         self.router._in_flight_bytes = IN_FLIGHT_BYTES - 2 * EMIT_COST_BYTES
         answer = self.router.emit("hang")
