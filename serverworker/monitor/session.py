@@ -165,6 +165,9 @@ class Session:
         return {"settings": self.settings.as_json(), "generation": generation, "key": self.key}
 
     def _join_answer(self, worker: int, generation: int) -> Deferred[dict[str, Any]]:
+        process = self.engine.process(worker)
+        if process is not None:
+            process.link.limit_values(self.settings.ipc.maximum_bytes)
         return ensureDeferred(self._told_at_join(generation))
 
     # --- what happens meanwhile -----------------------------------------------------------------

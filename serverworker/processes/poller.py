@@ -261,7 +261,7 @@ class _AddressedConnection(ProtocolWrapper):
     @property
     def protocol(self) -> IProtocol:
         """Who gets what comes. As on a transport of the reactor's, another protocol may be put in its place."""
-        return cast(IProtocol, self.wrappedProtocol)
+        return self.wrappedProtocol
 
     @protocol.setter
     def protocol(self, protocol: Any) -> None:

@@ -16,7 +16,8 @@ from serverworker.processes.agent import SessionAgent
 from serverworker.values.errors import ApplicationError, nearest
 
 _OURS = str(Path(__file__).parent)
-_MACHINERY = "/importlib/__init__.py"
+_MACHINERY = ("/importlib/__init__.py", "/twisted/internet/defer.py", "/twisted/python/failure.py")
+"""What calls the application on our behalf: it stands between all lines of theirs, and is never at fault."""
 
 
 def resolve(reference: str, option: str) -> Any:
@@ -72,7 +73,7 @@ def _searched() -> str:
 
 
 def theirs(error: BaseException) -> str:
-    """A traceback, shortened to what is the application's: without our frames and the import machinery's."""
+    """A traceback, shortened to what is the application's: without our frames and those of what calls it for us."""
     shown = traceback.TracebackException.from_exception(error)
     each: traceback.TracebackException | None = shown
     while each is not None:

@@ -97,6 +97,7 @@ class WorkerSession(CommandLocator):
             pid=self._pid,
         )
         self._settings = Settings.from_json(answer["settings"])
+        self.link.limit_values(self._settings.ipc.maximum_bytes)
         self._listeners = Listeners(
             reactor=self._reactor,
             board=self._board,

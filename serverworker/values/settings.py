@@ -143,7 +143,7 @@ class OutputSettings:
 class IpcSettings:
     """``[ipc]``: emits between monitor and workers."""
 
-    maximum_bytes: int = rules.whole(16 * 1024 * 1024, 1024, 256 * 1024 * 1024)
+    maximum_bytes: int = rules.whole(16 * 1024 * 1024, 1024, 16 * 1024 * 1024)
     """The largest argument or result, as JSON."""
     timeout_seconds: float = rules.seconds(60.0)
     """An emit that has no answer by then ends with `EmitTimeout`."""

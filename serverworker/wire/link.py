@@ -111,6 +111,10 @@ class Link(amp.BinaryBoxProtocol):
         """How many emits and commands have not ended."""
         return self._router.unanswered + len(self._asked)
 
+    def limit_values(self, maximum_bytes: int) -> None:
+        """Let no value of an emit or its answer be larger than this, in bytes of its JSON; 16 MiB unless told."""
+        self._router.limit = maximum_bytes
+
     def emit(self, name: str, args: Any = None, timeout: float = 60.0) -> Deferred[list[Any]]:
         """Let the other process's handlers of `name` run. See :meth:`EmitRouter.emit`."""
         return self._router.emit(name, args, timeout)

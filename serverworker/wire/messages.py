@@ -72,23 +72,27 @@ class Answer:
     error: EmitError | None = None
 
 
-def encode_emit(number: int, name: str, args: Any) -> bytes:
+def encode_emit(number: int, name: str, args: Any, limit: int = MAX_VALUE_BYTES) -> bytes:
     """An emit as a line, without its end.
 
     :raises NotJSON: `args` cannot be written as JSON.
-    :raises ValueTooLarge: `args` has more than 16 MiB of it.
+    :raises ValueTooLarge: `args` has more than `limit` bytes of it.
     """
     try:
         value = to_json(args)
     except NotJSON as fault:
         raise NotJSON(f"the value of {name!r} cannot be written as JSON: {fault}") from fault
-    if len(value) > MAX_VALUE_BYTES:
-        raise ValueTooLarge(f"the value of {name!r} {_size(len(value))}")
+    if len(value) > limit:
+        raise ValueTooLarge(f"the value of {name!r} {_size(len(value), limit)}")
     return b'["emit",%d,%b,%b]' % (number, to_json(name), value)
 
 
 def encode_answer(
-    number: int, name: str, handlers: Sequence[EmitHandler], outcomes: Sequence[HandlerOutcome]
+    number: int,
+    name: str,
+    handlers: Sequence[EmitHandler],
+    outcomes: Sequence[HandlerOutcome],
+    limit: int = MAX_VALUE_BYTES,
 ) -> bytes:
     """The outcomes as a line, without its end. A result that is no JSON becomes that handler's error.
 
@@ -96,8 +100,9 @@ def encode_answer(
     """
     encoded = [_encode_outcome(handler, each) for handler, each in zip(handlers, outcomes, strict=True)]
     size = sum(len(part) + 1 for _, part in encoded) - 1  # with its commas
-    if size > MAX_VALUE_BYTES:
-        return encode_refusal(number, ValueTooLarge(f"what the handlers of {name!r} answered {_size(size)}"))
+    if size > limit:
+        text = f"what the handlers of {name!r} answered {_size(size, limit)}"
+        return encode_refusal(number, ValueTooLarge(text))
     if all(well for well, _ in encoded):
         return b'["results",%d,[%b]]' % (number, b",".join(part for _, part in encoded))
     marked = (b"[1,%b]" % part if well else part for well, part in encoded)
@@ -216,5 +221,5 @@ def _unreadable(line: bytes, fault: NotJSON) -> UnreadableEmit | Answer:
     return Answer(number, [], NotJSON(f"the answer cannot be read: {fault}"))
 
 
-def _size(size: int) -> str:
-    return f"has {size:,} bytes as JSON; {MAX_VALUE_BYTES:,} are allowed"
+def _size(size: int, limit: int) -> str:
+    return f"has {size:,} bytes as JSON; {limit:,} are allowed"

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from serverworker.values.errors import EmitError, EmitTimeout, FailedDispatch, HandlerOutcome
 from serverworker.wire.emits import EmitHandler, Handlers, check_name, check_timeout, run_all
-from serverworker.wire.large import AMP_VALUE_BYTES
+from serverworker.wire.large import AMP_VALUE_BYTES, MAX_VALUE_BYTES
 from serverworker.wire.messages import (
     Answer,
     Emit,
@@ -74,6 +74,8 @@ class EmitRouter:
         send: Callable[[bytes], None],
         peer: str = "the other process",
     ) -> None:
+        self.limit = MAX_VALUE_BYTES
+        """How many bytes of JSON a value may have; never more than this to begin with."""
         self._clock = clock
         self._handlers = handlers
         self._send = send
@@ -115,7 +117,7 @@ class EmitRouter:
         try:
             check_timeout(timeout)
             check_name(name)
-            message = encode_emit(number, name, args)
+            message = encode_emit(number, name, args, self.limit)
             self._check_room(name, len(message))
         except (EmitError, ValueError, TypeError) as error:
             return fail(error)
@@ -228,7 +230,7 @@ class EmitRouter:
         self, number: int, name: str, handlers: tuple[EmitHandler, ...], outcomes: list[HandlerOutcome]
     ) -> None:
         if not self._closed:
-            self._queue(-number, encode_answer(number, name, handlers, outcomes))
+            self._queue(-number, encode_answer(number, name, handlers, outcomes, self.limit))
 
     def _answered(self, answer: Answer) -> None:
         if answer.number > self._last_number:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from attrs import frozen
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -337,11 +339,17 @@ class HostileServerTests(SocketsTestCase):
             noisy = False
 
             def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+                asked.append(addr)
                 return None
 
+        asked: list[IAddress | None] = []
         before = open_sockets()
         result = await self.poller(self.over_socketpair(Refusing())).poll()
         self.assertEqual(result.text, "connection closed without an answer")
+        self.assertEqual(asked, [IPv4Address("TCP", "127.0.0.1", 80)])
+        await self.eventually(lambda: open_sockets() <= before)
+        with self.assertRaises(ConnectionClosed):
+            await self.over_socketpair(Refusing()).connect(cast(IProtocolFactory, Refusing()))
         await self.eventually(lambda: open_sockets() <= before)
 
     async def test_a_server_that_raises_at_the_door(self) -> None:

@@ -113,7 +113,7 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"output": {"log_format": ["json"]}}, "output.log_format: must be 'text' or 'json', not an array"),
     (
         {"ipc": {"maximum_bytes": 1023}},
-        "ipc.maximum_bytes: must be a whole number, 1024 to 268435456, not 1023",
+        "ipc.maximum_bytes: must be a whole number, 1024 to 16777216, not 1023",
     ),
     ({"ipc": {"timeout_seconds": 0}}, f"ipc.timeout_seconds: {DURATION} 0"),
     ({"app": {"resource": "mysite.web"}}, f"app.resource: {RESOURCE} 'mysite.web'"),
@@ -221,7 +221,7 @@ ALL_SETTINGS = st.builds(
     output=st.builds(
         OutputSettings, show_server_output=st.booleans(), log_format=st.sampled_from(["text", "json"])
     ),
-    ipc=st.builds(IpcSettings, maximum_bytes=st.integers(1024, 2**28), timeout_seconds=SECONDS),
+    ipc=st.builds(IpcSettings, maximum_bytes=st.integers(1024, 2**24), timeout_seconds=SECONDS),
     state_directory=FILE_NAMES,
 )
 
@@ -391,7 +391,7 @@ class MadeInCodeTests(SynchronousTestCase):
         WatchdogSettings(interval_seconds=3, timeout_seconds=3)
         RestartSettings(initial_delay_seconds=3, maximum_delay_seconds=3)
         IpcSettings(maximum_bytes=1024)
-        IpcSettings(maximum_bytes=256 * 1024 * 1024)
+        IpcSettings(maximum_bytes=16 * 1024 * 1024)
 
     def test_defaults(self) -> None:
         """With nothing configured the figures of the documentation hold."""

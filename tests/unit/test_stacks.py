@@ -92,9 +92,12 @@ class WholeDumpTests(SynchronousTestCase):
         self.assertEqual(found.file, installed[0])
 
     def test_debian_packages(self) -> None:
-        """Debian's folder for packages has another name, inside the library's."""
-        packaged = ("/usr/lib/python3/dist-packages/wiki/pages.py", 12, "show")
-        self.assertEqual(at(dump([packaged, *RENDER])), f"{packaged[0]}, line 12, in show")
+        """Debian's folder for packages has another name, beside the library's."""
+        packaged = ("/usr/lib/python3/dist-packages/psycopg2/pool.py", 12, "getconn")
+        self.assertEqual(at(dump([packaged, *RENDER])), f"{packaged[0]}, line 12, in getconn")
+        found = hung_at(dump([packaged, APPLICATION, *RENDER]))
+        assert found is not None
+        self.assertEqual(found.file, APPLICATION[0])
 
     def test_an_application_in_a_folder_like_ours(self) -> None:
         """A checkout of somebody's that bears our name is still somebody's."""
@@ -163,6 +166,8 @@ class BrokenDumpTests(SynchronousTestCase):
         """The main thread is missing, and no other one is taken for it."""
         text = "".join(thread([APPLICATION, *POOL_THREAD]) for _ in range(100)) + "...\n"
         self.assertIsNone(hung_at(text))
+        shown = "".join(thread([APPLICATION, *POOL_THREAD], current=each == 7) for each in range(100))
+        self.assertIsNone(hung_at(shown + "...\n"))
         self.assertEqual(at(text + dump([APPLICATION, *RENDER])), "/srv/wiki/pages.py, line 12, in show")
 
     def test_cut_off_before_the_main_thread(self) -> None:
@@ -176,6 +181,8 @@ class BrokenDumpTests(SynchronousTestCase):
         whole = dump([APPLICATION, *RENDER], POOL_THREAD)
         cut = whole[: whole.index("runpy")]
         self.assertEqual(at(cut), "/srv/wiki/pages.py, line 12, in show")
+        cut = whole[: whole.index("12 in show") + len("12 in sh")]
+        self.assertIsNone(hung_at(cut))
 
     @given(st.integers(0, 2000))
     @settings(deadline=None, max_examples=200)
