@@ -1,14 +1,25 @@
-"""How long nobody answers after kill -9 of the only worker, and what becomes of the clients meanwhile.
+"""How long nobody answers after a kill -9 of the only worker, and during a reload; and what becomes of the clients.
 
-    python benchmarks/recovery.py                     # this project beside procmon
-    python benchmarks/recovery.py --all               # beside every peer that is installed
-    python benchmarks/recovery.py --import-seconds 1  # with an application that takes a second to import
+    python benchmarks/recovery.py                                     # both applications, every peer that is there
+    python benchmarks/recovery.py --kills 3 --reloads 2               # a quick look
+    python benchmarks/recovery.py --import-seconds 0 --peer procmon   # one application, beside procmon alone
 
-A client opens a connection every 2 ms. After each kill: the time to the first answer to a connection that was opened
-after it, the connections refused and reset, and the longest time between two answers. All contenders are measured in
-one run, round by round in turn, so that the machine's own ups and downs fall on all of them.
+The peers are from PyPI, all in the environment that this is run in; whichever is not installed is left out:
+pip install gunicorn uvicorn granian supervisor circus. One application imports instantly, one takes a second.
 
-Owed (issue 2): no refused connection, and faster than procmon. Exit status 1 where that does not hold.
+A client opens a connection every 2 ms. After a kill: the time to the first answer to a connection that was opened
+after it; the longest time between two answers; the connections that failed; and those that were lost with the killed
+worker, because they were open before the kill and it may have accepted them. A reload is each peer's own gentlest
+(SIGHUP; supervisorctl restart; circusctl reload), from the order until only new processes have answered for a second.
+Here every connection that is not answered has failed. `calm` is the longest gap of the half second before: what
+client and machine cost by themselves.
+
+All contenders run at the same time, but one after the other is under load, round by round, so that the machine's ups
+and downs fall on all of them. Ours runs with its defaults and is started anew for each kill, since from the second
+death in a minute on a back-off delays the next standby: every kill is the first one of a session that is whole.
+(uvicorn has no parent with one worker, so it runs with two, of which one is killed: its first answer is the other's.)
+
+Exit status 1 where something owed does not hold.
 """
 
 from __future__ import annotations
@@ -18,182 +29,271 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import statistics
 import sys
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from attrs import define, field, frozen
-from contenders import CONTENDERS, OURS, PROCMON, Contender, Running, new_folder
 
-EVERY_SECONDS = 0.002
-ANSWER_SECONDS = 30.0
+from benchmarks.contenders import CONTENDERS, OURS, Contender, Place, Running, installed, new_folder
+from benchmarks.load import ANSWER_SECONDS, Client, Request, free_port, longest_gap, wait_for_answer
+from benchmarks.verdicts import Verdicts
 
-
-@frozen(kw_only=True)
-class Request:
-    """One connection of the client's."""
-
-    began: float
-    ended: float
-    outcome: str
-    """``ok``, ``refused``, ``reset`` or ``timeout``."""
-    pid: int = 0
-
-
-@define
-class Client:
-    """Opens a connection every 2 ms, whatever becomes of those before."""
-
-    port: int
-    requests: list[Request] = field(factory=list)
-    _tasks: set[asyncio.Task[None]] = field(factory=set)
-
-    async def run(self, until: asyncio.Event) -> None:
-        """Go on until the event is set, then wait for what is open."""
-        due = time.monotonic()
-        while not until.is_set():
-            task = asyncio.create_task(self._request())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            due += EVERY_SECONDS
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-        await asyncio.gather(*self._tasks)
-
-    async def _request(self) -> None:
-        began = time.monotonic()
-        pid = 0
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                pid = await ask_pid(self.port)
-            outcome = "ok" if pid else "reset"
-        except ConnectionRefusedError:
-            outcome = "refused"
-        except TimeoutError:
-            outcome = "timeout"
-        except (OSError, ValueError):
-            outcome = "reset"
-        self.requests.append(Request(began=began, ended=time.monotonic(), outcome=outcome, pid=pid))
-
-
-async def ask_pid(port: int) -> int:
-    """One request on a connection of its own: the pid of the worker that answered, or 0."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(b"GET / HTTP/1.0\r\nHost: x\r\n\r\n")
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-        return int(body) if b" 200 " in head.partition(b"\r\n")[0] and body else 0
-    finally:
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def wait_for_answer(port: int, seconds: float = 60.0) -> int:
-    """The pid of whoever answers first."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, ValueError):
-            async with asyncio.timeout(5):
-                if pid := await ask_pid(port):
-                    return pid
-        await asyncio.sleep(0.02)
-    raise SystemExit(f"nobody answered on port {port} within {seconds:g} s")
+BEFORE_SECONDS = 0.5
+"""How long the client runs before the blow."""
+AFTER_SECONDS = 0.5
+"""And how long after the first answer: what the first one costs those behind it is seen too."""
+APART_SECONDS = 2.5
+"""Between two kills of one peer: supervisord and procmon count a process as started after a second."""
+ALONE_SECONDS = 1.0
+"""A reload is over when nobody old has answered for so long."""
+RELOAD_SECONDS = 30.0
+PEER_NAMES = [contender.name for contender in CONTENDERS if contender is not OURS]
 
 
 @frozen(kw_only=True)
-class Kill:
-    """What one kill came to."""
+class Blow:
+    """What one kill, or one reload, came to. Times are in milliseconds."""
 
-    first_answer_ms: float
-    longest_gap_ms: float
+    first_answer: float
+    """To a connection that was opened after it; of a reload: by a new process."""
+    gap: float
+    calm: float
     refused: int
     reset: int
     timeout: int
+    lost: int = 0
+    """Open before the kill, and reset: what the killed worker had."""
+    done: bool = True
+    """False for a reload that brought no new process, or never the last."""
+
+    @property
+    def failed(self) -> int:
+        """The connections that should have been answered and were not."""
+        return self.refused + self.reset + self.timeout
 
 
-async def one_kill(port: int, before: float, after: float) -> Kill:
-    """Kill whoever serves, under the client; `after` seconds later count."""
-    victim = await wait_for_answer(port)
+@define
+class Figures:
+    """What one contender has shown with one application."""
+
+    kills: list[Blow] = field(factory=list)
+    reloads: list[Blow] = field(factory=list)
+
+
+# --- one blow --------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def under_load(port: int):  # type: ignore[no-untyped-def] # mypy wants the generator's type thrice
+    """The client runs; what it had before the block begins is calm."""
     stop = asyncio.Event()
     client = Client(port)
     running = asyncio.create_task(client.run(stop))
-    await asyncio.sleep(before)
-    os.kill(victim, signal.SIGKILL)
-    killed = time.monotonic()
-    deadline = killed + ANSWER_SECONDS
-    while time.monotonic() < deadline:
-        if any(request.outcome == "ok" and request.began > killed for request in client.requests):
-            break
-        await asyncio.sleep(0.005)
-    await asyncio.sleep(after)
+    await asyncio.sleep(BEFORE_SECONDS)
+    yield client
+    await asyncio.sleep(AFTER_SECONDS)
     stop.set()
     await running
-    return judge(client.requests, killed)
 
 
-def judge(requests: list[Request], killed: float) -> Kill:
-    """The figures of one kill."""
-    answers = sorted(request.ended for request in requests if request.outcome == "ok")
+async def one_kill(port: int) -> Blow:
+    """Kill whoever serves."""
+    async with under_load(port) as client:
+        victim = await wait_for_answer(port)
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        deadline = killed + ANSWER_SECONDS
+        while time.monotonic() < deadline and not client.answered(after=killed):
+            await asyncio.sleep(0.005)
+    return judge(client.requests, killed, is_kill=True)
+
+
+async def one_reload(running: Running) -> Blow:
+    """Have it bring fresh code in."""
+    assert running.contender.reload is not None
+    async with under_load(running.place.port) as client:
+        old = {each.pid for each in client.requests}
+        running.contender.reload(running)
+        asked = time.monotonic()
+        done = False
+        while not done and time.monotonic() < asked + RELOAD_SECONDS:
+            await asyncio.sleep(0.05)
+            new = [each for each in client.requests if each.pid and each.pid not in old]
+            last_of_old = max(each.ended for each in client.requests if each.pid in old)
+            done = bool(new) and time.monotonic() - last_of_old > ALONE_SECONDS
+    return judge(client.requests, asked, old=old, done=done)
+
+
+def judge(
+    requests: list[Request],
+    moment: float,
+    *,
+    is_kill: bool = False,
+    old: set[int] | None = None,
+    done: bool = True,
+) -> Blow:
+    """The figures of one blow, which fell at `moment`."""
+    calm = [each for each in requests if each.ended <= moment]
+    # From the last answer before it on: the first gap begins there.
+    since = max((each.ended for each in calm if each.outcome == "ok"), default=moment)
+    after = [each for each in requests if each.ended >= since]
     first = min(
-        (request.ended for request in requests if request.outcome == "ok" and request.began > killed),
-        default=killed + ANSWER_SECONDS,
+        (
+            each.ended
+            for each in after
+            if each.outcome == "ok" and each.began > moment and each.pid not in (old or ())
+        ),
+        default=moment + ANSWER_SECONDS,
     )
-    gaps = [later - earlier for earlier, later in pairwise(answers)]
-    outcomes = [request.outcome for request in requests]
-    return Kill(
-        first_answer_ms=(first - killed) * 1000,
-        longest_gap_ms=max(gaps, default=ANSWER_SECONDS) * 1000,
+    lost = [
+        each
+        for each in after
+        if is_kill and each.outcome == "reset" and each.opened is not None and each.opened <= moment
+    ]
+    outcomes = [each.outcome for each in requests if each not in lost]
+    return Blow(
+        first_answer=(first - moment) * 1000,
+        gap=longest_gap(after) * 1000,
+        calm=longest_gap(calm) * 1000,
         refused=outcomes.count("refused"),
         reset=outcomes.count("reset"),
         timeout=outcomes.count("timeout"),
+        lost=len(lost),
+        done=done,
     )
 
 
-def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+# --- all contenders, in turns ------------------------------------------------------------------------------
 
 
-async def measure(contenders: list[Contender], rounds: int, import_seconds: float) -> dict[str, list[Kill]]:
-    """All contenders run side by side, but one at a time is under load and killed."""
-    found: dict[str, list[Kill]] = {contender.name: [] for contender in contenders}
-    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as running:
-        ports = {}
-        for contender in contenders:
-            ports[contender.name] = free_port()
-            folder = new_folder(Path(root), contender.name, import_seconds)
-            running.enter_context(Running(contender, folder, ports[contender.name]))
-            await wait_for_answer(ports[contender.name])
-        for number in range(rounds):
-            # Long enough for a standby to be there again, and for procmon to see a process that lived for a second.
-            await asyncio.sleep(2.5 + 2 * import_seconds)
+async def started(stack: contextlib.ExitStack, root: Path, contender: Contender, seconds: float) -> Running:
+    """Start it, and wait until it answers, with its standby where it has one."""
+    place = Place(folder=new_folder(root, contender.name, seconds), port=free_port())
+    running = stack.enter_context(Running(contender, place))
+    await wait_for_answer(place.port)
+    await settled(running, generations=1)
+    return running
+
+
+async def settled(running: Running, generations: int) -> None:
+    """Wait until it is whole again: one worker of the generation serves, one stands by, as ours says."""
+    deadline = time.monotonic() + 60
+    while running.contender.ready_says and running.ready_workers < 2 * generations:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{running.contender.name} has no standby:\n{running.log.read_text()[-4000:]}")
+        await asyncio.sleep(0.05)
+
+
+async def measure(
+    contenders: list[Contender], kills: int, reloads: int, import_seconds: float
+) -> dict[str, Figures]:
+    """The kills first, then the reloads."""
+    found = {contender.name: Figures() for contender in contenders}
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        root = Path(name)
+        all_running = {each.name: await started(stack, root, each, import_seconds) for each in contenders}
+        for number in range(kills):
+            await asyncio.sleep(APART_SECONDS + import_seconds)
             for contender in contenders:
-                kill = await one_kill(ports[contender.name], 0.3, 0.5)
-                found[contender.name].append(kill)
-                print(f"round {number + 1}  {contender.name:20} {kill}", file=sys.stderr)
+                figures = found[contender.name]
+                if contender.ready_says:
+                    with contextlib.ExitStack() as once:
+                        fresh = await started(once, root / "fresh", contender, import_seconds)
+                        figures.kills.append(await one_kill(fresh.place.port))
+                else:
+                    figures.kills.append(await one_kill(all_running[contender.name].place.port))
+                show(f"kill {number + 1}", contender, figures.kills[-1])
+        for number in range(reloads):
+            await asyncio.sleep(APART_SECONDS + import_seconds)
+            for contender in contenders:
+                if contender.reload is not None:
+                    await settled(all_running[contender.name], generations=number + 1)
+                    found[contender.name].reloads.append(await one_reload(all_running[contender.name]))
+                    show(f"reload {number + 1}", contender, found[contender.name].reloads[-1])
     return found
 
 
-def table(found: dict[str, list[Kill]]) -> str:
-    """Medians and sums, a line each."""
-    lines = [
-        f"{'':20} {'first answer':>14} {'(worst)':>10} {'longest gap':>12} {'refused':>8} {'reset':>6} {'timeout':>8}"
-    ]
-    for name, kills in found.items():
-        first = statistics.median(kill.first_answer_ms for kill in kills)
-        worst = max(kill.first_answer_ms for kill in kills)
-        gap = statistics.median(kill.longest_gap_ms for kill in kills)
-        sums = [sum(getattr(kill, each) for kill in kills) for each in ("refused", "reset", "timeout")]
+def show(what: str, contender: Contender, blow: Blow) -> None:
+    """A line on stderr, so that one sees that it goes on."""
+    print(
+        f"  {what:10} {contender.name:20} first {blow.first_answer:7.1f} ms, gap {blow.gap:7.1f} ms, "
+        f"failed {blow.failed}, lost {blow.lost}{'' if blow.done else ', NOT DONE'}",
+        file=sys.stderr,
+    )
+
+
+# --- what it comes to ----------------------------------------------------------------------------------------
+
+
+def table(found: dict[str, Figures]) -> str:
+    """Medians, and sums of what failed; first the kills, then the reloads."""
+    lines = []
+    for what in ("kills", "reloads"):
+        heads = ("first answer", "worst", "longest gap", "worst", "calm")
         lines.append(
-            f"{name:20} {first:11.1f} ms {worst:7.1f} ms {gap:9.1f} ms {sums[0]:8} {sums[1]:6} {sums[2]:8}"
+            f"{what:20}" + "".join(f"{head:>13}" for head in heads) + "   refused  reset timeout   lost"
         )
+        for name, figures in found.items():
+            blows: list[Blow] = getattr(figures, what)
+            if not blows:
+                lines.append(f"{name:20}{'-':>13}")
+                continue
+            first, gap = [blow.first_answer for blow in blows], [blow.gap for blow in blows]
+            times = (median(first), max(first), median(gap), max(gap), median(blow.calm for blow in blows))
+            sums = [sum(getattr(blow, each) for blow in blows) for each in ("refused", "reset", "timeout", "lost")]
+            undone = sum(not blow.done for blow in blows)
+            lines.append(
+                f"{name:20}"
+                + "".join(f"{each:10.1f} ms" for each in times)
+                + f"{sums[0]:10}{sums[1]:7}{sums[2]:8}{sums[3]:7}"
+                + (f"   {undone} of {len(blows)} not done" if undone else "")
+            )
+        lines.append("")
     return "\n".join(lines)
+
+
+def middle(blows: list[Blow], of: str) -> float:
+    """The median of one of their figures."""
+    return median(getattr(blow, of) for blow in blows)
+
+
+def judge_kills(verdicts: Verdicts, label: str, found: dict[str, Figures], allowed: float) -> None:
+    """First answers beside gunicorn's and procmon's, and no failed connection."""
+    mine = found[OURS.name].kills
+    first = middle(mine, "first_answer")
+    failed = sum(blow.failed for blow in mine)
+    verdicts.add(f"{label}: no failed connection after a kill", failed == 0, f"{failed} failed")
+    # Beside its faster worker class.
+    theirs = [middle(found[name].kills, "first_answer") for name in found if name.startswith("gunicorn")]
+    what = f"{label}: first answer at most {allowed:g} of gunicorn's"
+    verdicts.ratio(what, first, min(theirs, default=None), allowed)
+    procmon = [middle(found[name].kills, "first_answer") for name in found if name == "procmon"]
+    verdicts.ratio(f"{label}: first answer faster than procmon's", first, min(procmon, default=None), 1.0)
+
+
+def judge_reloads(verdicts: Verdicts, label: str, found: dict[str, Figures]) -> None:
+    """Nothing failed, and a gap no longer than that of the best peer."""
+    mine = found[OURS.name].reloads
+    failed = sum(blow.failed for blow in mine)
+    undone = sum(not blow.done for blow in mine)
+    verdicts.add(
+        f"{label}: no failed connection in a reload",
+        failed == 0 and not undone,
+        f"{failed} failed in {len(mine)}, {undone} not done",
+    )
+    gaps = {
+        name: middle(figures.reloads, "gap")
+        for name, figures in found.items()
+        if name != OURS.name and figures.reloads
+    }
+    best = min(gaps, key=lambda name: gaps[name], default="the best peer")
+    what = f"{label}: longest gap in a reload at most that of {best}"
+    verdicts.ratio(what, middle(mine, "gap"), gaps.get(best), 1.0)
 
 
 def main() -> int:
@@ -201,25 +301,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15, help="kills of each contender (default 15)")
-    parser.add_argument("--import-seconds", type=float, default=0.0, help="what the import takes (default 0)")
-    parser.add_argument("--all", action="store_true", help="every peer that is installed")
-    options = parser.parse_args()
-    wanted = CONTENDERS if options.all else (OURS, PROCMON)
-    there = [contender for contender in wanted if contender.is_there]
-    for contender in wanted:
-        if contender not in there:
-            print(f"left out: {contender.name} ({contender.needs} is not installed)")
-    found = asyncio.run(measure(there, options.rounds, options.import_seconds))
-    print(table(found))
-    ours, procmon = found[OURS.name], found[PROCMON.name]
-    ratio = statistics.median(k.first_answer_ms for k in ours) / statistics.median(
-        k.first_answer_ms for k in procmon
+    parser.add_argument("--kills", type=int, default=11, help="of each contender (default 11)")
+    parser.add_argument("--reloads", type=int, default=7, help="of each contender (default 7)")
+    parser.add_argument(
+        "--import-seconds",
+        type=float,
+        action="append",
+        help="what the application's import takes; repeats (default: 0, then 1)",
     )
-    print(f"first answer, serverworker / procmon: {ratio:.3f}")
-    held = ratio < 1 and not any(kill.refused for kill in ours)
-    print("owed (no refused connection, faster than procmon):", "holds" if held else "DOES NOT HOLD")
-    return 0 if held else 1
+    parser.add_argument("--peer", action="append", choices=PEER_NAMES, help="only this peer; repeats")
+    options = parser.parse_args()
+    there = installed([OURS, *(each for each in CONTENDERS if each.name in (options.peer or PEER_NAMES))])
+    verdicts = Verdicts()
+    for seconds in options.import_seconds or [0.0, 1.0]:
+        label = f"import {seconds:g} s"
+        found = asyncio.run(measure(there, options.kills, options.reloads, seconds))
+        print(f"\n{label}, {options.kills} kills, {options.reloads} reloads\n\n{table(found)}")
+        if options.kills:
+            judge_kills(verdicts, label, found, 1.5 if seconds < 0.5 else 0.02)
+        if options.reloads:
+            judge_reloads(verdicts, label, found)
+    return verdicts.conclude()
 
 
 if __name__ == "__main__":

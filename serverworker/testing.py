@@ -45,6 +45,8 @@ from serverworker.wire import commands
 
 __all__ = ["FakeReactor", "FakeSession", "FakeSpawner", "FakeWorkerProcess", "ShellResult"]
 
+_DRAIN_SECONDS = 30.0
+
 
 class _NoListeners(Listeners):
     """Knows what is listened with, and accepts nothing."""
@@ -64,6 +66,7 @@ class _Worker(FakeWorkerProcess):
         self._host: Host = AgentHost()
         self.listeners: Listeners | None = None
         self._exit_handlers = ExitHandlers(self.reactor, self._exit_handler_failed)
+        self._drain_hooks = ExitHandlers(self.reactor, self._exit_handler_failed)
         self.reactor.callLater(0, self._run, self._load(), self._loading_failed)
 
     def _run(self, step: Any, failed: Callable[[Failure], Any]) -> Deferred[None]:
@@ -89,6 +92,7 @@ class _Worker(FakeWorkerProcess):
             handlers=self.handlers,
             listeners=self.listeners,
             exit_handlers=self._exit_handlers,
+            drain_hooks=self._drain_hooks,
             emit_seconds=settings.ipc.timeout_seconds,
             session_key=told["key"],
             role=ProcessRole(),
@@ -106,6 +110,8 @@ class _Worker(FakeWorkerProcess):
     def ordered(self, order: str, **arguments: Any) -> dict[str, Any]:
         if order == "Activate":
             self._run(self._start(), self._broken)
+        elif order == "Unready":
+            self._run(self._drain_hooks.run(ExitReason(ExitKind.SESSION_END), _DRAIN_SECONDS), self._broken)
         elif order == "Leave":
             reason = ExitReason(ExitKind(arguments["kind"]), text=arguments["text"])
             self.leave(reason, arguments["seconds"])
@@ -126,6 +132,8 @@ class _Worker(FakeWorkerProcess):
         crashed = reason.kind is ExitKind.CRASH
         if crashed:
             await self.crash(reason.error or ErrorRecord(type="builtins.Exception", message=reason.text))
+        else:
+            ensureDeferred(self._drain_hooks.run(reason, seconds))
         await self._exit_handlers.run(reason, seconds)
         if not crashed:
             await self._host.stop()

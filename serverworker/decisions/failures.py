@@ -54,10 +54,22 @@ def after_failure(turn: Turn, worker: Worker, cause: Cause, *, hopeless: bool = 
     restart = turn.state.restart
     if worker.leaving:
         return  # nobody counted on it any more
+    _give_up_if_asked_to(turn)
     if restart is not None and worker.generation == restart.generation:
         drop_restart(turn, f"worker {worker.id} of generation {restart.generation}: {cause.text}", cause)
     elif hopeless and not turn.state.ever_loaded and turn.state.phase is Phase.RUNNING:
         begin_ending(turn, cause.text, ExitStatus.CONFIG, graceful=False)
+
+
+def _give_up_if_asked_to(turn: Turn) -> None:
+    policy, deaths = turn.state.policy, len(turn.state.death_times)
+    if (
+        policy.give_up_after is not None
+        and deaths >= policy.give_up_after
+        and turn.state.phase is Phase.RUNNING
+    ):
+        text = f"gave up: {deaths} deaths within {policy.give_up_window_seconds:g} s"
+        begin_ending(turn, text, ExitStatus.SOFTWARE, graceful=True)
 
 
 def end_overdue(turn: Turn) -> None:

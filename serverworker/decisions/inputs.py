@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from serverworker.values.errors import ErrorRecord
+from serverworker.values.events import CauseKind
 from serverworker.values.state import Policy
 
 # --- inputs: what happened ---------------------------------------------------------------------
@@ -74,8 +75,17 @@ class Crashed:
 
     worker: int
     error: ErrorRecord
-    heartbeat: bool = False
-    """True where the error is that its heartbeats failed too often."""
+    kind: CauseKind = CauseKind.EXCEPTION
+    """Or ``HEARTBEAT``: too many failed; or ``SIGNAL``: SIGTERM came from outside, and it drains before it ends."""
+
+
+@frozen(kw_only=True)
+class Worn:
+    """A serving worker has reached one of its limits, and is to be replaced the gentle way."""
+
+    worker: int
+    text: str
+    """Which limit, in words."""
 
 
 @frozen(kw_only=True)
@@ -148,6 +158,7 @@ Input = (
     | Ready
     | BeatTold
     | Crashed
+    | Worn
     | Hung
     | LinkLost
     | Exited
@@ -178,6 +189,13 @@ class Activate:
 @frozen(kw_only=True)
 class Serve:
     """Accept connections from now on."""
+
+    worker: int
+
+
+@frozen(kw_only=True)
+class Unready:
+    """Say that the end is near, and go on serving: a load balancer is to look away first."""
 
     worker: int
 
@@ -228,4 +246,4 @@ class Finish:
     reason: str
 
 
-Command = Spawn | Activate | Serve | Leave | Kill | DumpStacks | Answer | Finish
+Command = Spawn | Activate | Serve | Unready | Leave | Kill | DumpStacks | Answer | Finish

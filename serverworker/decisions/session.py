@@ -50,8 +50,10 @@ def next_wake(state: SessionState, now: float) -> float | None:
         times.append(state.respawn_at)
     if state.ending is not None:
         # The deadline itself has done its work once it is over: to name it again would be to spin.
-        deadline = state.ending.deadline
-        times.append(deadline if now < deadline else last_moment(state.ending))
+        drain_at, deadline = state.ending.drain_at, state.ending.deadline
+        times.append(
+            drain_at if now < drain_at else deadline if now < deadline else last_moment(state.ending)
+        )
     return max(min(times), now) if times else None
 
 
@@ -136,16 +138,23 @@ def _beat_told(turn: Turn, happened: inputs.BeatTold) -> None:
 
 
 def _crashed(turn: Turn, happened: inputs.Crashed) -> None:
-    kind = CauseKind.HEARTBEAT if happened.heartbeat else CauseKind.EXCEPTION
-    cause = Cause(kind=kind, text=str(happened.error), error=happened.error)
+    cause = Cause(kind=happened.kind, text=str(happened.error), error=happened.error)
     worker = worker_failed(turn, happened.worker, Happening.CRASHED, cause)
     if worker is None:
         return
     # One that was leaving had until the end of its drain; as a crash it has no longer than any other.
-    limit = turn.now + CRASH_EXIT_SECONDS + GRACE_SECONDS
+    terminated = happened.kind is CauseKind.SIGNAL
+    limit = turn.now + GRACE_SECONDS
+    limit += turn.state.policy.drain_seconds if terminated else CRASH_EXIT_SECONDS
     turn.put(evolve(worker, deadline=limit if worker.deadline is None else min(worker.deadline, limit)))
-    if happened.heartbeat:
+    if happened.kind is CauseKind.HEARTBEAT:
         turn.order(DumpStacks(worker=worker.id))
+
+
+def _worn(turn: Turn, happened: inputs.Worn) -> None:
+    worker = turn.state.worker(happened.worker)
+    if worker is not None and worker.life is Life.SERVING and not worker.worn:
+        turn.put(evolve(worker, worn=happened.text))
 
 
 def _hung(turn: Turn, happened: inputs.Hung) -> None:
@@ -259,6 +268,7 @@ _RESPONSES: dict[type[Any], Callable[[Turn, Any], None]] = {
     inputs.Ready: _ready,
     inputs.BeatTold: _beat_told,
     inputs.Crashed: _crashed,
+    inputs.Worn: _worn,
     inputs.Hung: _hung,
     inputs.LinkLost: _link_lost,
     inputs.Exited: _exited,

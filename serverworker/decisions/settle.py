@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from serverworker.decisions.inputs import Answer, Finish
+from serverworker.decisions.inputs import Answer, Finish, Unready
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS, Turn
 from serverworker.values import events
 from serverworker.values.events import Cause
@@ -17,6 +17,7 @@ def settle(turn: Turn) -> None:
         _settle_restart(turn)
         _promote(turn)
         _complete_takeover(turn)
+        _replace_worn(turn)
         _end_surplus(turn)
         _start_successors(turn)
     if turn.state.phase is Phase.ENDING:
@@ -51,6 +52,39 @@ def _may_activate(state: SessionState) -> bool:
     return len(running) < state.policy.count and not foreign
 
 
+def _worn(state: SessionState) -> Worker | None:
+    """The worker that is to be replaced next: one at a time, and none while a restart replaces all."""
+    if state.restart is not None or any(each.worn and not each.alive for each in state.workers):
+        return None
+    serving = state.in_life(Life.SERVING, generation=state.generation)
+    if len(serving) < state.policy.count:
+        return None
+    return next((worker for worker in serving if worker.worn), None)
+
+
+def _replace_worn(turn: Turn) -> None:
+    """Let a ready worker take the place of one that has reached a limit; what must not run twice leaves first."""
+    state, worn = turn.state, _worn(turn.state)
+    if worn is None:
+        return
+    generation = state.generation
+    ready = state.in_life(Life.READY, generation=generation)
+    loaded = state.in_life(Life.LOADED, generation=generation)
+    if ready:
+        turn.serve(ready[0])
+        turn.leave(worn, "restart", worn.worn)
+    elif not state.policy.overlap:
+        if loaded or not state.policy.standby:
+            turn.leave(worn, "restart", worn.worn)
+    elif loaded and not state.in_life(Life.ACTIVATING, generation=generation):
+        turn.activate(loaded[0])
+
+
+def _standbys(state: SessionState) -> int:
+    """How many are to wait: one at least where somebody is to be replaced beside the one who serves."""
+    return max(state.policy.standby, 1 if state.policy.overlap and _worn(state) else 0)
+
+
 def _end_surplus(turn: Turn) -> None:
     """Ask whoever is too many to leave: the youngest who serve, the least advanced who wait."""
     state = turn.state
@@ -64,9 +98,10 @@ def _end_surplus(turn: Turn) -> None:
     unactivated = state.in_life(Life.LOADED, generation=generation)
     unactivated += state.in_life(Life.STARTING, generation=generation)
     # What must not run twice does not stand by activated either.
-    room = missing + (policy.standby if policy.overlap else 0)
+    standby = _standbys(state)
+    room = missing + (standby if policy.overlap else 0)
     kept = len(activated[:room])
-    for worker in activated[room:] + unactivated[missing + policy.standby - kept :]:
+    for worker in activated[room:] + unactivated[missing + standby - kept :]:
         turn.leave(worker, "restart", "fewer standbys are wanted")
 
 
@@ -78,7 +113,7 @@ def _start_successors(turn: Turn) -> None:
     wanted = state.policy.count
     serving = len(state.in_life(Life.SERVING, generation=generation))
     if serving >= state.policy.count and state.restart is None:
-        wanted += state.policy.standby
+        wanted += _standbys(state)
     _spawn(turn, generation, wanted - len(alive))
 
 
@@ -197,15 +232,22 @@ def begin_ending(turn: Turn, reason: str, status: int, *, graceful: bool) -> Non
     """Decide the end; a second wish can only make it faster."""
     # A worker's reason to leave is never empty: it is what says that it was asked.
     reason = reason or "no reason was given"
-    drain = turn.state.policy.drain_seconds if graceful else 0.0
-    deadline = turn.now + drain + GRACE_SECONDS
+    policy = turn.state.policy
+    serving = turn.state.in_life(Life.SERVING)
+    drain_at = turn.now + (policy.unready_seconds if graceful and serving else 0.0)
+    deadline = drain_at + (policy.drain_seconds if graceful else 0.0) + GRACE_SECONDS
     ending = turn.state.ending
     if ending is None:
         drop_restart(turn, f"the session ends: {reason}")
         turn.change(
             phase=Phase.ENDING,
-            ending=Ending(reason=reason, graceful=graceful, status=status, deadline=deadline),
+            ending=Ending(
+                reason=reason, graceful=graceful, status=status, drain_at=drain_at, deadline=deadline
+            ),
         )
+        if drain_at > turn.now:
+            for worker in serving:
+                turn.order(Unready(worker=worker.id))
         turn.tell(events.SessionEnding(reason=reason, graceful=graceful, status=status))
     elif ending.graceful and not graceful:
         turn.change(ending=evolve(ending, graceful=False, deadline=min(ending.deadline, deadline)))
@@ -221,6 +263,8 @@ def _settle_ending(turn: Turn) -> None:
     ending = turn.state.ending
     assert ending is not None
     for worker in turn.state.workers:
+        if ending.graceful and turn.now < ending.drain_at and worker.life is Life.SERVING:
+            continue
         if ending.graceful and turn.now < ending.deadline:
             turn.leave(worker, "session-end", ending.reason)
         elif worker.life is not Life.DEAD:

@@ -165,12 +165,19 @@ class Turn:
         else:
             deaths = state.deaths_in_a_row + 1
         chance, seed = draw(state.seed)
+        self._note_for_giving_up()
         self.change(
             deaths_in_a_row=deaths,
             counted_at=self.now,
             respawn_at=self.now + respawn_delay(state.policy, deaths, chance),
             seed=seed,
         )
+
+    def _note_for_giving_up(self) -> None:
+        policy = self.state.policy
+        if policy.give_up_after is not None:
+            recent = [at for at in self.state.death_times if at > self.now - policy.give_up_window_seconds]
+            self.change(death_times=(*recent, self.now))
 
     def _was_stable(self, worker: Worker) -> bool:
         """Whether it was ready, or stood by, for so long that its failure begins a new row."""

@@ -171,6 +171,8 @@ class Engine:
                 self._order(worker, commands.Activate)
             case inputs.Serve(worker=worker):
                 self._order(worker, commands.Serve)
+            case inputs.Unready(worker=worker):
+                self._order(worker, commands.Unready)
             case inputs.Leave(worker=worker, kind=kind, text=text, seconds=seconds, drain=drain):
                 self._order(worker, commands.Leave, kind=kind, text=text, seconds=seconds, drain=drain)
             case inputs.Kill(worker=worker, dump=dump):

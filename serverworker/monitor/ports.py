@@ -14,10 +14,15 @@ from serverworker.values.ports import PortSettings, parse_port
 class Ports:
     """The session's ports, by name. A socket lives as long as a generation may need it."""
 
-    def __init__(self, bound: Mapping[str, socket.socket]) -> None:
-        """Takes over sockets that `serverworker.processes.sockets.bind` has made."""
+    def __init__(self, bound: Mapping[str, socket.socket], activated: Collection[str] = ()) -> None:
+        """Takes over sockets that `serverworker.processes.sockets.bind` has made, or that came from systemd.
+
+        `activated` names the latter. Their files are not ours to remove: systemd goes on listening there.
+        """
         self._bound = dict(bound)
-        self._files: dict[str, SocketFile | None] = {name: file_of(each) for name, each in bound.items()}
+        self._files: dict[str, SocketFile | None] = {
+            name: None if name in activated else file_of(each) for name, each in bound.items()
+        }
         self._former: list[tuple[socket.socket, SocketFile | None]] = []
 
     def bound(self) -> tuple[BoundPort, ...]:

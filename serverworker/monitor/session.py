@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from random import Random
 from typing import Any
 
 from attrs import evolve
@@ -17,6 +18,7 @@ from serverworker.decisions import inputs
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine, Surroundings
 from serverworker.monitor.handle import Monitor
+from serverworker.monitor.limits import LimitsWatch, Measured, ServingWorker
 from serverworker.monitor.pinger import Pinger
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
@@ -33,7 +35,7 @@ from serverworker.values import events
 from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
-from serverworker.values.state import Policy
+from serverworker.values.state import Life, Policy
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
@@ -57,6 +59,9 @@ def policy_of(settings: Settings) -> Policy:
         initial_delay_seconds=settings.restart.initial_delay_seconds,
         maximum_delay_seconds=settings.restart.maximum_delay_seconds,
         reset_after_seconds=settings.restart.reset_after_seconds,
+        give_up_after=settings.restart.give_up_after,
+        give_up_window_seconds=settings.restart.give_up_window_seconds,
+        unready_seconds=settings.drain.unready_seconds,
         starting_at_once=max(2, os.cpu_count() or 1),
     )
 
@@ -116,6 +121,13 @@ class Session:
             policy_of(settings),
             seed,
         )
+        self._limits = LimitsWatch(
+            clock=reactor,
+            limits=settings.limits,
+            workers=self._serving,
+            worn=lambda worker, text: self.engine.happened(inputs.Worn(worker=worker, text=text)),
+            chance=Random(seed).random,  # noqa: S311 - jitter, not a secret
+        )
         self._pinger = Pinger(
             clock=reactor, settings=settings.watchdog, workers=self.engine.pinged, hung=self._hung
         )
@@ -127,6 +139,7 @@ class Session:
         """Start the workers, and let the agent set the monitor up meanwhile."""
         self._guardian.start(self.settings.drain.timeout_seconds)
         self._pinger.start()
+        self._limits.start()
         self.stream.publish(
             events.SessionStarted(
                 pid=os.getpid(), ports=self._ports.described(), state_directory=state_directory
@@ -156,7 +169,9 @@ class Session:
         """One for each generation, so that a worker that dies is followed by one of the same code."""
         if generation not in self._recipes:
             environment = {**self._environment, **self._guardian.environment}
-            self._recipes[generation] = resolve_recipe(self.settings.app, self._ports.bound(), environment, self._shares)
+            self._recipes[generation] = resolve_recipe(
+                self.settings.app, self._ports.bound(), environment, self._shares
+            )
         return self._recipes[generation]
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
@@ -169,6 +184,12 @@ class Session:
         if process is not None:
             process.link.limit_values(self.settings.ipc.maximum_bytes)
         return ensureDeferred(self._told_at_join(generation))
+
+    def _serving(self) -> Iterator[Measured]:
+        for worker in self.engine.state.in_life(Life.SERVING):
+            process = self.engine.process(worker.id)
+            if process is not None and worker.serving_since is not None:
+                yield ServingWorker(process, worker.serving_since)
 
     # --- what happens meanwhile -----------------------------------------------------------------
 
@@ -302,6 +323,7 @@ class Session:
     async def _end(self) -> None:
         """One step after the other; none may take for ever, and none stops the next."""
         self._pinger.stop()
+        self._limits.stop()
         await self._step("the monitor's exit handlers", lambda: self._exits)
         for close in self._closers:
             await self._step(getattr(close, "__qualname__", "an observer"), close)

@@ -30,6 +30,8 @@ _ASK_SECONDS = 30.0
 """How long a worker may take to acknowledge an order; the ping sees earlier that it hangs."""
 _PING_SECONDS = 24 * 3600.0
 """The pinger judges by its own clock; a ping has a deadline of its own only because every wait has one."""
+_CHANNEL_SECONDS = 1.0
+"""How long the channel of a process that is gone is read to its end."""
 _KEPT_BEATS = 20
 _STREAMS = {1: "stdout", 2: "stderr"}
 
@@ -149,7 +151,9 @@ class WorkerProcess(CommandLocator):
             self._ends.board.close()
         if self._dump is not None:
             stacks = self._dump.finish()
-        self.link.close()
+        # What it said last may lie in the channel unread, the answers to emits among it. It ends by itself, unless a
+        # process that the worker started holds it.
+        self._reactor.callLater(_CHANNEL_SECONDS, self.link.close)
         return LastWords(
             output=self._recent.lines(), beats=tuple(self._beats), requests=requests, stacks=stacks
         )
@@ -166,6 +170,10 @@ class WorkerProcess(CommandLocator):
                 self._line(descriptor, text)
         # A grandchild may hold them for its whole life: we do not wait for it.
         self._ends.transport.loseConnection()
+
+    def requests_finished(self) -> int:
+        """How many it has finished."""
+        return 0 if self._ends is None else self._ends.board.counters().requests_finished
 
     def requests(self) -> tuple[RequestInFlight, ...]:
         """What it is at now."""
@@ -234,9 +242,7 @@ class WorkerProcess(CommandLocator):
     def crash_detected(self, error: Any, kind: str) -> dict[str, Any]:
         """Something in it is broken; it runs its exit handlers and ends."""
         record = ErrorRecord(**error)
-        self._owner.happened(
-            inputs.Crashed(worker=self.id, error=record, heartbeat=CauseKind(kind) is CauseKind.HEARTBEAT)
-        )
+        self._owner.happened(inputs.Crashed(worker=self.id, error=record, kind=CauseKind(kind)))
         return {}
 
     @commands.Note.responder

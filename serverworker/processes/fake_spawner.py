@@ -63,10 +63,13 @@ class FakeReactor(Clock):
 
     # What else the session asks of a reactor.
 
-    def adoptStreamConnection(self, descriptor: int, family: int, factory: Any) -> None:
-        """One end of a socket pair."""
+    def adoptStreamConnection(self, descriptor: int, family: int, factory: Any) -> _Connection:
+        """One end of a socket pair, or of an accepted connection."""
         end = socket.socket(fileno=os.dup(descriptor))
-        self._connections.append(_Connection(end, factory.buildProtocol(None), self._connections.remove))
+        connection = _Connection(end, factory.buildProtocol(None), self._connections.remove)
+        self._connections.append(connection)
+        connection.protocol.makeConnection(connection)
+        return connection
 
     def addReader(self, reader: Any) -> None:
         """Somebody waits for a descriptor."""
@@ -96,16 +99,15 @@ class FakeReactor(Clock):
 
 
 class _Connection:
-    """A transport on one end of a socket pair."""
+    """A transport on one end of a connection."""
 
     def __init__(self, end: socket.socket, protocol: Any, gone: Callable[[_Connection], None]) -> None:
         end.setblocking(False)
         self._end = end
-        self._protocol = protocol
+        self.protocol = protocol
         self._gone = gone
         self._unsent = bytearray()
         self._closing = False
-        protocol.makeConnection(self)
 
     def carry(self) -> bool:
         """Send and receive what there is; answers whether anything was."""
@@ -122,12 +124,15 @@ class _Connection:
             except OSError:
                 self._closing = True
         if data:
-            self._protocol.dataReceived(data)
+            self.protocol.dataReceived(data)
         else:
-            self._end.close()
-            self._gone(self)
-            self._protocol.connectionLost(Failure(ConnectionDone()))
+            self.connectionLost(Failure(ConnectionDone()))
         return True
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._end.close()
+        self._gone(self)
+        self.protocol.connectionLost(reason)
 
     def write(self, data: bytes) -> None:
         self._unsent += data
@@ -238,6 +243,10 @@ class FakeWorkerProcess(CommandLocator):
     @commands.Serve.responder
     def _serve(self) -> dict[str, Any]:
         return self.ordered("Serve")
+
+    @commands.Unready.responder
+    def _unready(self) -> dict[str, Any]:
+        return self.ordered("Unready")
 
     @commands.Leave.responder
     def _leave(self, **arguments: Any) -> dict[str, Any]:

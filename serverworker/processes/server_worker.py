@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from hmac import compare_digest
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +15,7 @@ from serverworker.processes.exit_handlers import ExitHandler, ExitHandlers
 from serverworker.processes.listeners import Listeners
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.values.errors import WrongProcess
+from serverworker.values.reasons import ExitReason
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
@@ -43,6 +45,7 @@ class ServerWorker:
         handlers: Handlers,
         listeners: Listeners,
         exit_handlers: ExitHandlers,
+        drain_hooks: ExitHandlers,
         emit_seconds: float = 60.0,
         session_key: str = "",
         role: ProcessRole = THIS_PROCESS,
@@ -59,6 +62,7 @@ class ServerWorker:
         self._handlers = handlers
         self._listeners = listeners
         self._exit_handlers = exit_handlers
+        self._drain_hooks = drain_hooks
         self._emit_seconds = emit_seconds
         self._session_key = session_key
         ServerWorker._current = self
@@ -124,6 +128,21 @@ class ServerWorker:
     def lifecycle_notification(self, event: str) -> None:
         """Have the monitor tell `event`, a text, to all who listen: it stands in the log."""
         self._link.tell(commands.Note, text=str(event))
+
+    def on_drain(self, callback: Callable[[], Any]) -> None:
+        """Have `callback()` called once, when this worker is about to end and its connections are to finish.
+
+        Plain, Deferred or coroutine. With ``[drain] unready_seconds`` that is while it still serves: let your health
+        route answer 503 from then on, and load balancers look away in time. Otherwise it is when it stops accepting.
+        Streams and websockets that know how to say goodbye do it here; at the deadline they are closed. What fails is
+        reported, and stops nothing.
+        """
+
+        @wraps(callback)
+        def hook(reason: ExitReason) -> Any:
+            return callback()
+
+        self._drain_hooks.add(hook)
 
     def add_exit_handler(self, handler: ExitHandler) -> None:
         """Have `handler(reason: ExitReason)` called when this worker ends: by crash, restart or session end.

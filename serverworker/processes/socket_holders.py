@@ -1,6 +1,6 @@
 """Who holds a socket: from an address, by way of /proc/net and /proc/PID/fd, to pids and command lines.
 
-Used only when a port cannot be bound, so that the operator reads whose it is.
+Used only when a port cannot be bound: the operator reads whose it is, and what a former session left is waited for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from serverworker.processes.guardian import MARK_VARIABLE
+
 PROC = "/proc"
 
 LISTENING = "0A"
@@ -20,6 +22,9 @@ LISTENING = "0A"
 
 LONGEST_COMMAND = 120
 """Characters of a command line that are shown."""
+
+WORKER = b"serverworker.processes.entry"
+"""In the command line of every worker."""
 
 MOST_SHOWN = 3
 """Holders that are named one by one: the workers of one server all hold its socket."""
@@ -32,6 +37,8 @@ class Holder:
     pid: int
     command: str
     """Its command line, shortened."""
+    of_a_session: bool = False
+    """It is a worker or was started by one, and so ends with its session; or it is just ending."""
 
     def __str__(self) -> str:
         return f"pid {self.pid} ({self.command})"
@@ -67,7 +74,7 @@ def holders(inodes: Collection[int], proc: str = PROC) -> tuple[Holder, ...]:
         return ()
     links = {f"socket:[{inode}]" for inode in inodes}
     pids = sorted(int(entry.name) for entry in os.scandir(proc) if entry.name.isdecimal())
-    return tuple(Holder(pid, _command(pid, proc)) for pid in pids if _holds(pid, links, proc))
+    return tuple(_holder(pid, proc) for pid in pids if _holds(pid, links, proc))
 
 
 def describe(found: Collection[Holder]) -> str:
@@ -132,16 +139,22 @@ def _target(path: str) -> str:
         return ""
 
 
-def _command(pid: int, proc: str) -> str:
+def _holder(pid: int, proc: str) -> Holder:
+    line, environ = _bytes(pid, "cmdline", proc), _bytes(pid, "environ", proc)
+    # The mark too: an application may write over its own command line, and its children have another. A process that
+    # ends has no command line any more, and for a moment still its descriptors.
+    marked = any(each.startswith(f"{MARK_VARIABLE}=".encode()) for each in environ.split(b"\0"))
+    return Holder(pid, _shown(line), of_a_session=marked or WORKER in line.split(b"\0") or not line)
+
+
+def _bytes(pid: int, file: str, proc: str) -> bytes:
     try:
-        text = (
-            Path(proc, str(pid), "cmdline")
-            .read_bytes()
-            .rstrip(b"\0")
-            .replace(b"\0", b" ")
-            .decode("utf-8", "replace")
-        )
+        return Path(proc, str(pid), file).read_bytes()
     except OSError:
-        text = ""
+        return b""
+
+
+def _shown(line: bytes) -> str:
+    text = line.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
     text = "".join(letter if letter.isprintable() else "?" for letter in text) or "no command line"
     return text if len(text) <= LONGEST_COMMAND else text[: LONGEST_COMMAND - 1] + "…"

@@ -142,7 +142,9 @@ def adopt(name: str, descriptor: int) -> socket.socket:
 def describe_bound(bound: socket.socket) -> str:
     """Where a socket really listens, as an operator would write it: with the true port where 0 was asked for."""
     if bound.family == socket.AF_UNIX:
-        return f"unix:{bound.getsockname()}"
+        path = bound.getsockname()
+        # An abstract name, which only systemd gives us, as systemd writes it.
+        return f"unix:{path}" if isinstance(path, str) else f"unix:@{os.fsdecode(path[1:])}"
     host, number = bound.getsockname()[:2]
     tail = "" if host in ("0.0.0.0", "::") else f":interface={host}"
     return f"{FAMILY_NAMES[bound.family]}:{number}{tail}"

@@ -67,6 +67,7 @@ class WorkerSession(CommandLocator):
         self._end_process = end
         self._handlers = Handlers()
         self._exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
+        self._drain_hooks = ExitHandlers(reactor, self._exit_handler_failed)
         self._ending = False
         self._crashed = False
         self._has_left = False
@@ -113,6 +114,7 @@ class WorkerSession(CommandLocator):
             handlers=self._handlers,
             listeners=self._listeners,
             exit_handlers=self._exit_handlers,
+            drain_hooks=self._drain_hooks,
             emit_seconds=self._settings.ipc.timeout_seconds,
             session_key=answer["key"],
         )
@@ -171,6 +173,16 @@ class WorkerSession(CommandLocator):
             for name, address in self._listeners.addresses.items():
                 self._note(f"listening on {address}… ({name})")
         return {}
+
+    @commands.Unready.responder
+    def unready(self) -> dict[str, Any]:
+        """Tell the application that the end is near, and go on serving."""
+        self._begin_drain(ExitReason(ExitKind.SESSION_END))
+        return {}
+
+    def _begin_drain(self, reason: ExitReason) -> None:
+        # Beside what follows, not before it: it has the whole of the drain's time, and delays nothing.
+        ensureDeferred(self._drain_hooks.run(reason, self._settings.drain.timeout_seconds))
 
     @commands.Leave.responder
     def leave(self, kind: str, text: str, seconds: float, drain: bool) -> dict[str, Any]:
@@ -270,6 +282,8 @@ class WorkerSession(CommandLocator):
             self._heartbeat.stop()
         if self._listeners is not None:
             self._listeners.drain()
+        if drain:
+            self._begin_drain(reason)
         await self._exit_handlers.run(reason, seconds)
         if self._listeners is not None and drain:
             if reason.kind is ExitKind.SESSION_END:

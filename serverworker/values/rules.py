@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -148,9 +149,9 @@ def _is_target(value: object) -> bool:
     return all(part.isidentifier() for half in value.split(":") for part in half.split("."))
 
 
-def _exact_float(value: Any) -> Any:
+def _exact_float(minimum: float, maximum: float, value: Any) -> Any:
     # Only what the rule may take: anything else is left as it was written, for the error's text.
-    return float(value) if is_whole(value, 1, int(_LONGEST_DURATION)) else value
+    return float(value) if type(value) is int and minimum <= value <= maximum else value
 
 
 def _plain(default: object, words: str, accepts: Callable[[Any], bool]) -> Any:
@@ -159,8 +160,11 @@ def _plain(default: object, words: str, accepts: Callable[[Any], bool]) -> Any:
     return field(default=default, validator=_Allowed(words, accepts))
 
 
-def whole(default: int, minimum: int, maximum: int) -> Any:
-    """A field for an int from `minimum` to `maximum`. ``3.0``, ``"3"`` and ``true`` are refused."""
+def whole(default: int | None, minimum: int, maximum: int) -> Any:
+    """A field for an int from `minimum` to `maximum`. ``3.0``, ``"3"`` and ``true`` are refused.
+
+    A default of None: it may be left unset.
+    """
     return _plain(
         default,
         f"a whole number, {minimum} to {maximum}",
@@ -168,14 +172,21 @@ def whole(default: int, minimum: int, maximum: int) -> Any:
     )
 
 
-def seconds(default: float, minimum: float = 0.01) -> Any:
-    """A field for a duration in seconds, `minimum` to a day; an int becomes the float of the same value."""
-    rule = _Allowed(
-        f"a number of seconds, {minimum:g} to {_LONGEST_DURATION:g}",
+def seconds(default: float | None, minimum: float = 0.01, maximum: float = _LONGEST_DURATION) -> Any:
+    """A field for a duration in seconds, `minimum` to a day; an int becomes the float of the same value.
+
+    A default of None: it may be left unset.
+    """
+
+    def accepts(value: Any) -> bool:
         # NaN fails both comparisons, infinity the second.
-        lambda value: type(value) in (int, float) and minimum <= value <= _LONGEST_DURATION,
+        return type(value) in (int, float) and minimum <= value <= maximum
+
+    rule = _Allowed(
+        f"a number of seconds, {minimum:g} to {maximum:.7g}",
+        accepts if default is not None else lambda value: value is None or accepts(value),
     )
-    return field(default=default, validator=rule, converter=_exact_float)
+    return field(default=default, validator=rule, converter=partial(_exact_float, minimum, maximum))
 
 
 def flag(default: bool) -> Any:

@@ -111,6 +111,8 @@ class DrainSettings:
 
     timeout_seconds: float = rules.seconds(30.0)
     """For the requests in flight of a worker that leaves."""
+    unready_seconds: float = rules.seconds(0.0, minimum=0.0)
+    """How long the session goes on serving after its end was decided, so that a load balancer can look away first."""
 
 
 @frozen(kw_only=True)
@@ -121,12 +123,33 @@ class RestartSettings:
     """Before the second start in a row; the first is at once."""
     maximum_delay_seconds: float = rules.seconds(60.0)
     """The delay grows up to this. Never less than the initial delay."""
+    give_up_after: int | None = rules.whole(None, 1, 1000)
+    """So many deaths within the window, and the session ends with status 70. Unset: it never gives up."""
+    give_up_window_seconds: float = rules.seconds(600.0)
     reset_after_seconds: float = rules.seconds(60.0)
     """A worker that lived for so long was stable: the next death counts as the first."""
 
     def __attrs_post_init__(self) -> None:
         key, floor = "restart.maximum_delay_seconds", self.initial_delay_seconds
         _must_reach(key, self.maximum_delay_seconds, "restart.initial_delay_seconds", floor)
+
+
+@frozen(kw_only=True)
+class LimitsSettings:
+    """``[limits]``: when a worker is replaced although nothing is wrong with it; one at a time, and none is lost.
+
+    All are unset by default. Up to a tenth is taken off the first two by chance, so that workers that were started
+    together are not replaced together.
+    """
+
+    requests: int | None = rules.whole(None, 1, 1_000_000_000)
+    """After so many requests."""
+    lifetime_seconds: float | None = rules.seconds(None, minimum=1.0, maximum=10_000_000.0)
+    """After so long a time of serving."""
+    memory_mib: int | None = rules.whole(None, 1, 1_000_000)
+    """Above so much resident memory, in `memory_samples` samples one after the other."""
+    memory_samples: int = rules.whole(3, 1, 1000)
+    """One is taken every five seconds."""
 
 
 @frozen(kw_only=True)
@@ -162,6 +185,7 @@ class Settings:
     startup: StartupSettings = StartupSettings()
     drain: DrainSettings = DrainSettings()
     restart: RestartSettings = RestartSettings()
+    limits: LimitsSettings = LimitsSettings()
     output: OutputSettings = OutputSettings()
     ipc: IpcSettings = IpcSettings()
     state_directory: str | None = rules.path()

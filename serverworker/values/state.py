@@ -56,6 +56,8 @@ class Worker:
     """Why it was asked to leave; empty if nobody did."""
     killed: str = ""
     """Why the monitor killed it; empty if it did not."""
+    worn: str = ""
+    """Which limit it has reached, so that it is to be replaced; empty while it has not."""
     cause: Cause | None = None
     """Why it failed; None while it has not."""
     failed_in: Life | None = None
@@ -81,6 +83,11 @@ class Policy:
     initial_delay_seconds: float = 0.5
     maximum_delay_seconds: float = 60.0
     reset_after_seconds: float = 60.0
+    give_up_after: int | None = None
+    """After so many deaths within `give_up_window_seconds` the session ends with status 70; None: never."""
+    give_up_window_seconds: float = 600.0
+    unready_seconds: float = 0.0
+    """How long the session goes on serving after its end was decided."""
     starting_at_once: int = 2
     """How many workers of one generation may be starting at the same time, so that a start does not starve who serves."""
 
@@ -125,6 +132,8 @@ class Ending:
     reason: str
     graceful: bool
     status: int
+    drain_at: float
+    """When the serving workers are told to leave."""
     deadline: float
 
 
@@ -148,6 +157,8 @@ class SessionState:
     """When a death was last counted; None: not in this generation."""
     respawn_at: float = 0.0
     """No worker of the serving generation is started before this monotonic time."""
+    death_times: tuple[float, ...] = ()
+    """Of the deaths that count for giving up, within its window."""
     ever_loaded: bool = False
     """Whether any worker has ever loaded the application."""
     ever_served: bool = False

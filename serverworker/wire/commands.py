@@ -64,6 +64,10 @@ class Serve(_Asked):
     """Start to accept connections."""
 
 
+class Unready(_Asked):
+    """The end of the session is near: a load balancer is to look away. The worker goes on serving."""
+
+
 class Leave(_Asked):
     """Stop accepting, finish what there is within `seconds`, and exit."""
 

@@ -8,7 +8,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import Step, next_wake, step
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Event
+from serverworker.values.events import CauseKind, Event
 from serverworker.values.state import Life, Policy, SessionState, Worker
 
 ERROR = ErrorRecord(type="builtins.ValueError", message="no such table")
@@ -84,9 +84,9 @@ class CoreWorld:
         """A signal ended the worker's process."""
         return self.tell(inputs.Exited(worker=worker, signal=signal))
 
-    def crashed(self, worker: int, *, heartbeat: bool = False) -> Step:
+    def crashed(self, worker: int, *, kind: CauseKind = CauseKind.EXCEPTION) -> Step:
         """The worker tells of an error that nothing in it handled."""
-        return self.tell(inputs.Crashed(worker=worker, error=ERROR, heartbeat=heartbeat))
+        return self.tell(inputs.Crashed(worker=worker, error=ERROR, kind=kind))
 
     def hung(self, worker: int) -> Step:
         """The worker did not answer the ping for ten seconds."""

@@ -15,10 +15,12 @@ from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import next_wake, step
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
 from serverworker.values.errors import ErrorRecord
+from serverworker.values.events import CauseKind
 from serverworker.values.state import Life, Phase, Policy, SessionState
 from tests.unit.simulation_laws import Broken, Laws, law
 
 ERROR = ErrorRecord(type="builtins.ValueError", message="simulated")
+CRASH_KINDS = (CauseKind.EXCEPTION, CauseKind.HEARTBEAT, CauseKind.SIGNAL)
 PING_SECONDS = 10.0
 LATE_SECONDS = 0.5
 """How late a tick may come: the monitor has other things to do."""
@@ -75,6 +77,8 @@ class World:
             drain_seconds=self.chance.choice((0.5, 30.0)),
             maximum_delay_seconds=self.chance.choice((2.0, 60.0)),
             reset_after_seconds=self.chance.choice((5.0, 60.0)),
+            give_up_after=self.chance.choice((None,) * 15 + (8,)),
+            unready_seconds=self.chance.choice((0.0, 0.0, 5.0)),
         )
 
     # --- the course of things -------------------------------------------------------------------
@@ -265,7 +269,7 @@ class World:
     def _misfortune(self) -> None:
         if not self.faults or not self.processes:
             return
-        name = self.chance.choice(("crash", "exit", "signal", "freeze", "link", "lie", "beat"))
+        name = self.chance.choice(("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear"))
         recent = [worker for worker in self.processes if worker > self.state.last_worker - 12]
         worker = self.chance.choice(recent)
         process = self.processes[worker]
@@ -289,7 +293,7 @@ class World:
         return inputs.Loaded(worker=worker, needs_activation=True, application="a lie")
 
     def _crash(self, worker: int) -> None:
-        self.feed(inputs.Crashed(worker=worker, error=ERROR, heartbeat=self.chance.random() < 0.3))
+        self.feed(inputs.Crashed(worker=worker, error=ERROR, kind=self.chance.choice(CRASH_KINDS)))
         self.at(self.chance.choice((0.1, 3.0, 20.0)), self._die, worker, 1, None)
 
     def _exit(self, worker: int) -> None:
@@ -310,6 +314,9 @@ class World:
     def _beat(self, worker: int) -> None:
         failures = self.chance.choice((0, 1, 2))
         self.feed(inputs.BeatTold(worker=worker, failures=failures, text="500", tolerance=2))
+
+    def _wear(self, worker: int) -> None:
+        self.feed(inputs.Worn(worker=worker, text="a limit is reached"))
 
     def _operator(self) -> None:
         if not self.operators:

@@ -53,10 +53,10 @@ class Laws:
             _check_activation(state, result)
             _check_nobody_leaves_a_gap(before, state)
         elif state.phase is Phase.ENDING:
-            law(
-                not any(worker.alive for worker in state.workers),
-                "the session ends, and somebody was not told",
-            )
+            assert state.ending is not None
+            untold = [worker for worker in state.workers if worker.alive]
+            waits = now < state.ending.drain_at and all(each.life is Life.SERVING for each in untold)
+            law(not untold or waits, "the session ends, and somebody was not told")
         if state is before:
             return  # an input that changed nothing was a second look itself
         again = step(state, Tick(), now)
@@ -179,12 +179,14 @@ class Laws:
 def _check_limits(state: SessionState) -> None:
     """Processes that serve or may yet serve: count + standby, and beside them count candidates of one restart.
 
-    So never more than 2 * count + standby in all; those that drain or are dead come to it, each with its deadline.
+    Where one who serves is to be replaced there is one standby at least. So never more than 2 * count + standby in all; those that drain or are dead come to it, each with its deadline.
     """
     policy, restart = state.policy, state.restart
+    worn = any(worker.worn and worker.life is Life.SERVING for worker in state.workers)
+    standby = max(policy.standby, 1 if worn and policy.overlap else 0)
     alive = [worker for worker in state.workers if worker.alive]
     own = [worker for worker in alive if worker.generation == state.generation]
-    law(len(own) <= policy.count + policy.standby, f"{len(own)} workers of generation {state.generation}")
+    law(len(own) <= policy.count + standby, f"{len(own)} workers of generation {state.generation}")
     others = [worker for worker in alive if worker.generation != state.generation]
     if others:
         law(restart is not None and not restart.taking_over, f"a second generation stays: {others}")

@@ -132,7 +132,7 @@ class CauseTests(TestCase):
         """More failures than are tolerated end a worker as a crash does (W15), and its stacks are dumped first."""
         world = serving(count=1, standby=1)
         self.assertEqual(
-            (DumpStacks(worker=1), Activate(worker=2)), world.crashed(1, heartbeat=True).commands
+            (DumpStacks(worker=1), Activate(worker=2)), world.crashed(1, kind=CauseKind.HEARTBEAT).commands
         )
         world.exited(1, status=1)
         self.assertIs(CauseKind.HEARTBEAT, world.last_told(events.WorkerDied).cause.kind)

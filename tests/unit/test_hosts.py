@@ -144,7 +144,7 @@ class KindTests(HostTestCase):
         class Foreign:
             """Provides nothing of it, but says so."""
 
-        classImplements(Foreign, IService)
+        classImplements(Foreign, IService)  # type: ignore[misc]  # what it leaves out is the point
         self.assertIsInstance(self.host(Foreign()), ServiceHost)
         self.assertIsInstance(self.host(Foreign), ServiceHost)
 

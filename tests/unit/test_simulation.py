@@ -18,6 +18,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Input
 from serverworker.decisions.session import step
 from serverworker.values import events
+from serverworker.values.events import CauseKind
 from serverworker.values.state import Policy, SessionState
 from tests.unit.simulation import ERROR, World, run
 from tests.unit.simulation_laws import Laws
@@ -113,6 +114,8 @@ def policy(number: int) -> Policy:
         startup_seconds=5.0,
         drain_seconds=(0.5, 30.0)[number % 2],
         reset_after_seconds=10.0,
+        give_up_after=(None, None, 4)[number % 3],
+        unready_seconds=(0.0, 3.0)[number // 6],
     )
 
 
@@ -126,7 +129,10 @@ def errand(kind: str, worker: int, how: int, request: int) -> Input:
         "LoadFailed": lambda: inputs.LoadFailed(worker=worker, error=ERROR),
         "Ready": lambda: inputs.Ready(worker=worker),
         "BeatTold": lambda: inputs.BeatTold(worker=worker, failures=how % 3, text="", tolerance=2),
-        "Crashed": lambda: inputs.Crashed(worker=worker, error=ERROR, heartbeat=how % 2 == 0),
+        "Crashed": lambda: inputs.Crashed(
+            worker=worker, error=ERROR, kind=list(CauseKind)[how % len(CauseKind)]
+        ),
+        "Worn": lambda: inputs.Worn(worker=worker, text="a limit"),
         "Hung": lambda: inputs.Hung(worker=worker, seconds=10.0),
         "LinkLost": lambda: inputs.LinkLost(worker=worker, text=""),
         "Exited": lambda: inputs.Exited(worker=worker, exit_status=how % 3),

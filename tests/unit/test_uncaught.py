@@ -486,6 +486,8 @@ class TellingTests(UncaughtTestCase):
             await self.eventually(lambda: len(told) == count)  # noqa: B023
         self.assertEqual(len(self.flushLoggedErrors(Bug)), 2)
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 2)
+        uncaught({"log_failure": Failure(Bug()), "log_namespace": "twisted.internet.base"})
+        self.assertEqual((len(told), len(self.flushLoggedErrors(KeyError))), (3, 1))
 
     async def test_each_crash_is_told(self) -> None:
         """Two errors are two crashes, though they look alike."""

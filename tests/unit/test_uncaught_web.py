@@ -85,6 +85,16 @@ class WebTests(UncaughtTestCase):
         await self.crash()
         await self.answer(client)
 
+    async def test_a_page_that_raises_in_a_timed_call(self) -> None:
+        """It has left the request, even where the web server's own code is what complains."""
+
+        def answer(request: Request) -> int:
+            self.reactor.callLater(0, request.write, "no bytes")
+            return NOT_DONE_YET
+
+        self.connect(self.serve(answer), GET)
+        await self.crash(TypeError)
+
     async def test_finish_after_the_client_left(self) -> None:
         """From a timed call and from a Deferred."""
         await self.leave(lambda request: self.reactor.callLater(0, request.finish))

@@ -1,0 +1,121 @@
+"""Clients of the benchmarks: one that opens a connection every 2 ms and notes what becomes of each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from itertools import pairwise
+
+from attrs import define, field, frozen
+
+EVERY_SECONDS = 0.002
+ANSWER_SECONDS = 30.0
+"""A connection that has no answer by then has timed out."""
+
+
+@frozen(kw_only=True)
+class Request:
+    """One connection of the client's, in seconds of the monotonic clock."""
+
+    began: float
+    opened: float | None
+    """When it was connected; None if it never was."""
+    ended: float
+    outcome: str
+    """``ok``, ``refused``, ``reset`` or ``timeout``."""
+    pid: int = 0
+    """Who answered."""
+
+
+@define
+class Client:
+    """Opens a connection every 2 ms, whatever becomes of those before."""
+
+    port: int
+    requests: list[Request] = field(factory=list)
+    _tasks: set[asyncio.Task[None]] = field(factory=set)
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Go on until the event is set, then wait for what is open."""
+        due = time.monotonic()
+        while not until.is_set():
+            task = asyncio.create_task(self._request())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            # One that comes late does not make up for what it has missed: that would be a burst.
+            due = max(due + EVERY_SECONDS, time.monotonic())
+            await asyncio.sleep(due - time.monotonic())
+        await asyncio.gather(*self._tasks)
+
+    async def _request(self) -> None:
+        began = time.monotonic()
+        opened: list[float] = []
+        pid = 0
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                pid = await ask_pid(self.port, opened=opened)
+            outcome = "ok" if pid else "reset"
+        except ConnectionRefusedError:
+            outcome = "refused"
+        except TimeoutError:
+            outcome = "timeout"
+        except (OSError, ValueError):
+            outcome = "reset"
+        self.requests.append(
+            Request(
+                began=began,
+                opened=opened[0] if opened else None,
+                ended=time.monotonic(),
+                outcome=outcome,
+                pid=pid,
+            )
+        )
+
+    def answered(self, after: float) -> bool:
+        """Whether a connection that was begun after that moment has been answered."""
+        return any(each.outcome == "ok" and each.began > after for each in reversed(self.requests))
+
+
+async def ask_pid(port: int, path: str = "/", opened: list[float] | None = None) -> int:
+    """One request on a connection of its own: the pid of the worker that answered, or 0.
+
+    The time at which it was connected is appended to `opened`.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    if opened is not None:
+        opened.append(time.monotonic())
+    try:
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        return int(body) if b" 200 " in head.partition(b"\r\n")[0] and body else 0
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def wait_for_answer(port: int, seconds: float = 60.0) -> int:
+    """The pid of whoever answers first; TimeoutError if nobody does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError):
+            async with asyncio.timeout(5):
+                if pid := await ask_pid(port):
+                    return pid
+        await asyncio.sleep(0.02)
+    raise TimeoutError(f"nobody answered on port {port} within {seconds:g} s")
+
+
+def longest_gap(requests: list[Request]) -> float:
+    """The longest time between two answers, in seconds; that of the deadline where there are no two."""
+    answers = sorted(request.ended for request in requests if request.outcome == "ok")
+    return max((later - earlier for earlier, later in pairwise(answers)), default=ANSWER_SECONDS)
+
+
+def free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
