@@ -54,6 +54,10 @@ class ConsoleCommands:
             raise ValueError(f"{name!r} is a command of the console's own: choose another name")
         if not callable(action):
             raise TypeError(f"the action of console command {name!r} must be callable, not {action!r}")
+        if isinstance(patterns, str):
+            raise TypeError(
+                f"console command {name!r} takes a list of patterns, one for each argument, such as [{patterns!r}]"
+            )
         compiled = []
         for pattern in patterns:
             try:

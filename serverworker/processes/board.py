@@ -19,16 +19,20 @@ SLOTS = 128
 """How many requests in flight the board can name; it counts the ones beyond."""
 
 _HEADER_BYTES = 64
-_STARTED, _CONNECTIONS, _OVERFLOW = range(3)
+_CONNECTIONS, _OVERFLOW = range(2)
 
 _METHOD_BYTES = 16
 _PATH_BYTES = 224
-# Start in seconds, method, path and one byte more that tells whether it was cut, and last of all, so that it is
+# Number, start in seconds, method, path and one byte more that tells whether it was cut; last of all, so that it is
 # written last: the slot is taken.
-_SLOT = struct.Struct(f"=d{_METHOD_BYTES}s{_PATH_BYTES + 1}s6xB")
+_SLOT = struct.Struct(f"=Qd{_METHOD_BYTES}s{_PATH_BYTES + 1}s6xB")
 _TAKEN = _SLOT.size - 1
 _write_slot = _SLOT.pack_into
 _SIZE = _HEADER_BYTES + SLOTS * _SLOT.size
+
+# A ticket is the offset of a slot, and above these bits how often the slot was taken from its holder.
+_OFFSET_BITS = 20
+_OFFSET = (1 << _OFFSET_BITS) - 1
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -88,37 +92,36 @@ class RequestBoard:
         self._header = memoryview(memory)[:_HEADER_BYTES]
         self._counts = self._header.cast("Q")
         self._free = [_HEADER_BYTES + number * _SLOT.size for number in reversed(range(SLOTS))]
-        self._offsets: dict[int, int] = {}
-        """Of the slot of each ticket that has one; oldest first."""
         self._started = 0
+        self._unnamed: set[int] = set()
+        """Tickets whose slot was taken from them."""
+
+    # `begin` and `end` run once for each request of a worker's life.
 
     def begin(self, method: bytes, path: bytes) -> int:
         """Notes that a request has begun; the ticket is for `end`. A query string is left out: it may hold secrets."""
         mark = path.find(b"?")
         if mark >= 0:
             path = path[:mark]
-        offset = self._free.pop() if self._free else self._take_oldest()
-        _write_slot(self._memory, offset, self._clock(), method, path, 1)
-        self._started = ticket = self._started + 1
-        self._offsets[ticket] = offset
-        self._counts[_STARTED] = ticket
+        ticket = self._free.pop() if self._free else self._take_oldest()
+        self._started = number = self._started + 1
+        _write_slot(self._memory, ticket & _OFFSET, number, self._clock(), method, path, 1)
         return ticket
 
     def end(self, ticket: int) -> None:
         """Notes that the request of this ticket is over. To be called once for each `begin`."""
-        offset = self._offsets.pop(ticket, None)
-        if offset is None:
+        if self._unnamed and ticket in self._unnamed:
+            self._unnamed.remove(ticket)
             self._counts[_OVERFLOW] -= 1
         else:
-            self._memory[offset + _TAKEN] = 0
-            self._free.append(offset)
+            self._memory[(ticket & _OFFSET) + _TAKEN] = 0
+            self._free.append(ticket)
 
     def _take_oldest(self) -> int:
-        """The slot of the oldest request that has one, which from now on is only counted."""
-        offset = self._offsets.pop(next(iter(self._offsets)))
-        self._counts[_OVERFLOW] += 1
-        return offset
+        """A new ticket for the slot of the oldest request, which from now on is only counted.
 
+        Looked for in the whole board, but seldom: a slot is taken from a stream once, and then has it no more.
+        """
     def connection_opened(self) -> None:
         """Notes one more open connection."""
         self._counts[_CONNECTIONS] += 1

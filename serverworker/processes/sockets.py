@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from attrs import frozen
@@ -23,11 +23,27 @@ from serverworker.values.ports import PortSettings
 PATIENCE_STEP_SECONDS = 0.1
 """Between two tries of `bind_all`."""
 
+LET_GO_SECONDS = 1.0
+"""How long a port is tried again that nobody seems to hold: whoever had it closes it this very moment."""
+
 FAMILY_NAMES = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}
 
 
 class PortInUse(PortUnavailable):
-    """Somebody else listens there. They may go: the one reason that can mend itself."""
+    """Somebody else listens there: the one reason that can mend itself."""
+
+    def __init__(
+        self, text: str, holders: Collection[socket_holders.Holder] = (), *, let_go: bool = False
+    ) -> None:
+        """`let_go`: the system knows of no socket there any more."""
+        super().__init__(text)
+        self.holders = tuple(holders)
+        self.let_go = let_go
+
+    @property
+    def will_end(self) -> bool:
+        """Whether all who hold it are left from a session that is gone, and end when they have drained."""
+        return bool(self.holders) and all(holder.of_a_session for holder in self.holders)
 
 
 @frozen
@@ -74,19 +90,21 @@ def bind_all(
     ports: Sequence[PortSettings],
     *,
     patience_seconds: float = 0.0,
+    waits: Callable[[str], object] = lambda text: None,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, socket.socket]:
     """The sockets of all ports, by name and in order; none, if one cannot be had.
 
-    A port in use is tried again until `patience_seconds` are over: after a ``kill -9`` of the monitor before, its
-    workers hold it until they have drained. This blocks, so it belongs before the reactor runs. Raises as `bind`.
+    After a ``kill -9`` of the monitor before, its workers hold a port until they have drained: such a port is tried
+    again until `patience_seconds` are over, and `waits` is told once for whom and how long. A stranger's is refused at
+    once. This blocks, so it belongs before the reactor runs. Raises as `bind`.
     """
-    deadline = now() + patience_seconds
+    patience = _Patience(now() + patience_seconds, waits, now, sleep)
     bound: dict[str, socket.socket] = {}
     try:
         for port in ports:
-            bound[port.name] = _bind_patiently(port, deadline, now, sleep)
+            bound[port.name] = patience.bind(port)
     except BaseException:
         for made in bound.values():
             release(made)
@@ -150,16 +168,33 @@ def describe_bound(bound: socket.socket) -> str:
     return f"{FAMILY_NAMES[bound.family]}:{number}{tail}"
 
 
-def _bind_patiently(
-    port: PortSettings, deadline: float, now: Callable[[], float], sleep: Callable[[float], None]
-) -> socket.socket:
-    while True:
-        try:
-            return bind(port)
-        except PortInUse:
-            if now() >= deadline:
-                raise
-            sleep(PATIENCE_STEP_SECONDS)
+@frozen
+class _Patience:
+    """How long ports in use are waited for, all of them together."""
+
+    deadline: float
+    waits: Callable[[str], object]
+    now: Callable[[], float]
+    sleep: Callable[[float], None]
+
+    def bind(self, port: PortSettings) -> socket.socket:
+        began, told = self.now(), False
+        while True:
+            try:
+                return bind(port)
+            except PortInUse as error:
+                if self.now() >= (self.deadline if error.will_end else began + LET_GO_SECONDS * error.let_go):
+                    raise
+                if error.will_end and not told:
+                    told = True
+                    self.waits(self._text(port, error))
+            self.sleep(PATIENCE_STEP_SECONDS)
+
+    def _text(self, port: PortSettings, error: PortInUse) -> str:
+        return (
+            f"port {port.name!r} ({port.describe()}) is still held by what is left of a session that is gone, "
+            f"{socket_holders.describe(error.holders)}; waiting for its end, {self.deadline - self.now():.0f} s at most"
+        )
 
 
 def _bind_tcp(port: PortSettings) -> socket.socket:
@@ -229,24 +264,24 @@ def _clear_stale(path: str) -> None:
 
 def _unavailable(port: PortSettings, error: OSError) -> PortUnavailable:
     """The error for the operator: which port, why, whose it is, what to do."""
-    kind: type[PortUnavailable] = PortUnavailable
+    head = f"port {port.name!r} cannot be bound to {port.describe()}: "
     if error.errno == errno.EADDRINUSE:
-        kind = PortInUse
-        why = (
-            f"in use by {socket_holders.describe(_holders(port))}; stop that, or choose another {_what(port)}"
-        )
-    elif isinstance(error, socket.gaierror):
+        inodes = _inodes(port)
+        holders = socket_holders.holders(inodes)
+        what = f"{socket_holders.describe(holders)}; stop that, or choose another {_what(port)}"
+        return PortInUse(f"{head}in use by {what}", holders, let_go=not inodes)
+    if isinstance(error, socket.gaierror):
         why = f"{port.interface!r} is no address here ({error.strerror}); give one of this machine's, or none for all"
     else:
         why = (_why_not_unix if port.kind == "unix" else _why_not_tcp)(port, error)
-    return kind(f"port {port.name!r} cannot be bound to {port.describe()}: {why}")
+    return PortUnavailable(f"{head}{why}")
 
 
-def _holders(port: PortSettings) -> tuple[socket_holders.Holder, ...]:
+def _inodes(port: PortSettings) -> frozenset[int]:
     if port.kind == "unix":
-        return socket_holders.holders(socket_holders.unix_inodes(port.path))
+        return socket_holders.unix_inodes(port.path)
     wildcard = "::" if _family(port) == socket.AF_INET6 else "0.0.0.0"
-    return socket_holders.holders(socket_holders.tcp_inodes(port.interface or wildcard, port.port))
+    return socket_holders.tcp_inodes(port.interface or wildcard, port.port)
 
 
 def _what(port: PortSettings) -> str:
