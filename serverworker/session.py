@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,25 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
 
+from serverworker.monitor.activated import environment_at_start, take_activated
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream
 from serverworker.observers.crash_reports import CrashReports
 from serverworker.observers.log import LogObserver
-from serverworker.observers.log_format import choose_observer
+from serverworker.observers.log_format import Writer, choose_observer
+from serverworker.observers.systemd import (
+    EXTEND_SECONDS,
+    NotifySocket,
+    SystemdObserver,
+    extend_timeout,
+    take_service_manager,
+)
 from serverworker.options import Options, conclude_check, settle
 from serverworker.processes.references import load_agent
-from serverworker.processes.sockets import bind_all
+from serverworker.processes.sockets import bind_all, describe_bound
 from serverworker.processes.state_directory import (
     StateDirectory,
     StateDirectoryInUse,
@@ -41,7 +51,10 @@ from serverworker.values.settings import Settings
 
 __all__ = ["Options", "makeService"]
 
-_PATIENCE_SECONDS = 0.0
+_PATIENCE_SECONDS = 5.0
+"""How much longer than a drain a port is waited for that the workers of a killed monitor still hold."""
+
+_log = Logger(namespace="serverworker.monitor")
 
 
 def makeService(options: Options) -> MonitorService:
@@ -55,18 +68,51 @@ def makeService(options: Options) -> MonitorService:
     # Settled now: Twisted changes the current folder when it daemonises.
     directory = settings.app.directory or str(Path.cwd())
     settings = evolve(settings, app=evolve(settings.app, directory=directory))
+    manager = take_service_manager(os.environ, os.getpid())
+    notify = NotifySocket(manager.notify_socket) if manager is not None else None
     try:
-        ports = Ports(bind_all(settings.ports, patience_seconds=_PATIENCE_SECONDS))
-    except PortUnavailable as error:
+        ports = _listen(settings, notify)
+    except (PortUnavailable, ConfigurationError) as error:
         sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
-        raise SystemExit(ExitStatus.UNAVAILABLE) from error
+        unavailable = isinstance(error, PortUnavailable)
+        raise SystemExit(ExitStatus.UNAVAILABLE if unavailable else ExitStatus.CONFIG) from error
     return MonitorService(
         reactor=turning,
         settings=settings,
         ports=ports,
+        notify=notify,
+        watchdog_seconds=manager.watchdog_seconds if manager is not None else None,
         environment=dict(os.environ),
         parent_options=options.parent or {},
     )
+
+
+def _listen(settings: Settings, notify: NotifySocket | None) -> Ports:
+    """The sockets that this process was started with, and for the ports that have none, sockets bound here."""
+    activated = take_activated(os.environ, settings, pid=os.getpid(), original=environment_at_start())
+    patience = settings.drain.timeout_seconds + _PATIENCE_SECONDS
+
+    def waits(text: str) -> None:
+        sys.stderr.write(f"serverworker: {text}\n")
+        sys.stderr.flush()
+        if notify is not None:
+            with suppress(OSError):
+                notify.send(extend_timeout(patience + EXTEND_SECONDS), f"STATUS={text}")
+
+    # With bind = false the application binds them, in the worker.
+    owned = settings.ports if settings.workers.bind else ()
+    missing = [port for port in owned if port.name not in activated]
+    sockets = bind_all(missing, patience_seconds=patience, waits=waits) | activated
+    for port in owned:
+        if port.name in activated:
+            _log.info(
+                "port {name} is the socket that this process was started with, {address}; {configured}, as the "
+                "configuration has it, is not bound",
+                name=port.name,
+                address=describe_bound(activated[port.name]),
+                configured=port.describe(),
+            )
+    return Ports({port.name: sockets[port.name] for port in owned}, activated)
 
 
 class MonitorService(Service):
@@ -81,13 +127,19 @@ class MonitorService(Service):
         reactor: Any,
         settings: Settings,
         ports: Ports,
+        notify: NotifySocket | None,
+        watchdog_seconds: float | None,
         environment: Mapping[str, str],
         parent_options: dict[str, Any],
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._parent_options = parent_options
+        self._notify = notify
+        self._watchdog_seconds = watchdog_seconds
         self._environment = environment
+        # Kept: twistd puts a LoggingFile in its place when logging begins, and the console would speak into the log.
+        self._stdout = sys.stdout
         self._exit = _ExitStatus()
         self._over: Deferred[None] | None = Deferred()
         self._signals = 0
@@ -106,7 +158,7 @@ class MonitorService(Service):
     def setServiceParent(self, parent: Any) -> None:
         """Take the place of twistd's log observer, unless the command line says otherwise."""
         observer = choose_observer(
-            self._parent_options, self._settings.output.log_format, sys.stdout, self._environment
+            self._parent_options, self._settings.output.log_format, self._stdout, self._environment
         )
         if observer is not None:
             parent.setComponent(ILogObserver, observer)
@@ -129,6 +181,7 @@ class MonitorService(Service):
                 default_path(self._environment, self._settings),
                 runtime_path(self._environment, self._settings),
             )
+            self.session.at_end(state.close)
             state.write_key(self.session.key)
             agent = self._load_agent()
         except StateDirectoryInUse as error:
@@ -137,12 +190,26 @@ class MonitorService(Service):
         except (ConfigurationError, ApplicationError) as error:
             self.session.give_up(ExitStatus.CONFIG, str(error))
             return
-        self.session.at_end(state.close)
         reports = CrashReports(self._reactor, state.crashes, self.stream.publish, self._in_thread)
         self.stream.observe(reports)
         self.session.at_end(reports.drain)
+        self._tell_service_manager()
         self._open_console()
         self.session.start(str(state.path), agent)
+
+    def _tell_service_manager(self) -> None:
+        if self._notify is None:
+            return
+        observer = SystemdObserver(
+            clock=self._reactor,
+            notify=self._notify,
+            watchdog_seconds=self._watchdog_seconds,
+            state=lambda: self.session.engine.state,
+            publish=self.stream.publish,
+        )
+        self.stream.observe(observer)
+        observer.start()
+        self.session.at_end(observer.close)
 
     def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
@@ -163,14 +230,10 @@ class MonitorService(Service):
             reactor=self._reactor,
             monitor=self.session.handle,
             agents=self.session.console_commands,
-            write=self._write,
+            write=Writer(self._stdout).write,
         )
         console.attach(sys.stdin.fileno())
         self.session.at_end(console.detach)
-
-    def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
 
     def stopService(self) -> Deferred[None]:
         """End the session; fires when all is gone."""
@@ -197,10 +260,14 @@ class MonitorService(Service):
         self.session.handle.kill_session(name if graceful else f"a second {name}", graceful=graceful)
 
     def _restart_by_signal(self) -> None:
-        def refused(failure: Any) -> None:
-            self._log.error("SIGHUP: {why}", why=failure.getErrorMessage())
+        asking = True
 
-        self.session.handle.restart("clean", asked_by="SIGHUP").addErrback(refused)
+        def failed(failure: Failure) -> None:
+            if asking:  # refused at once; what becomes of one that was begun is told as an event
+                self._log.error("SIGHUP: {why}", why=failure.getErrorMessage())
+
+        self.session.handle.restart("clean", asked_by="SIGHUP").addErrback(failed)
+        asking = False
 
     def _session_over(self, status: int) -> None:
         over, self._over = self._over, None

@@ -77,12 +77,16 @@ class _Worker(FakeWorkerProcess):
         told = await self.join()
         settings = Settings.from_json(told["settings"])
         nothing: Any = None
-        ports = {
-            port.name: Port(name=port.name, description=port.describe(), socket=nothing)
-            for port in settings.ports
-        }
+        configured = {port.name: port.describe() for port in settings.ports}
         self.listeners = _NoListeners(
-            reactor=self.reactor, board=nothing, ports=ports, bind=settings.workers.bind
+            reactor=self.reactor,
+            board=nothing,
+            ports={
+                name: Port(name=name, description=address, socket=nothing)
+                for name, address in configured.items()
+            },
+            bind=settings.workers.bind,
+            configured=configured,
         )
         self.worker = ServerWorker(
             worker_id=self.id,

@@ -104,7 +104,10 @@ def _loaded(turn: Turn, happened: inputs.Loaded) -> None:
 
 
 def _load_failed(turn: Turn, happened: inputs.LoadFailed) -> None:
-    text = f"the application cannot be loaded: {happened.error}"
+    error = happened.error
+    # Ours speaks for itself; its class would tell the operator nothing.
+    what = error.message if error.type.endswith(".ApplicationError") else str(error)
+    text = f"the application cannot be loaded: {what}"
     cause = Cause(kind=CauseKind.LOAD, text=text, error=happened.error)
     worker_failed(turn, happened.worker, Happening.LOAD_FAILED, cause, hopeless=True)
 
@@ -186,7 +189,8 @@ def _exited(turn: Turn, happened: inputs.Exited) -> None:
     turn.remove(worker)
     count_replaced(turn, worker)
     if worker.cause is None:
-        text = f"{told.text} ({worker.killed})" if worker.killed else told.text
+        how = f"exit status {told.exit_status}" if told.signal is None else told.text
+        text = f"{how} ({worker.killed})" if worker.killed else how
         reason = worker.leaving
         turn.tell(events.WorkerExited(worker=worker.id, pid=worker.pid or 0, reason=reason, text=text))
         return

@@ -86,10 +86,10 @@ def _standbys(state: SessionState) -> int:
 
 
 def _end_surplus(turn: Turn) -> None:
-    """Ask whoever is too many to leave: the youngest who serve, the least advanced who wait."""
+    """Ask whoever is too many to leave: the worn and the youngest who serve, the least advanced who wait."""
     state = turn.state
     policy, generation = state.policy, state.generation
-    serving = state.in_life(Life.SERVING, generation=generation)
+    serving = sorted(state.in_life(Life.SERVING, generation=generation), key=lambda worker: bool(worker.worn))
     for worker in serving[policy.count :]:
         turn.leave(worker, "restart", "fewer workers are wanted")
     missing = max(policy.count - len(serving), 0)
@@ -98,7 +98,7 @@ def _end_surplus(turn: Turn) -> None:
     unactivated = state.in_life(Life.LOADED, generation=generation)
     unactivated += state.in_life(Life.STARTING, generation=generation)
     # What must not run twice does not stand by activated either.
-    standby = _standbys(state)
+    standby = _standbys(turn.state)  # those who were just asked to leave need nobody beside them
     room = missing + (standby if policy.overlap else 0)
     kept = len(activated[:room])
     for worker in activated[room:] + unactivated[missing + standby - kept :]:

@@ -30,8 +30,9 @@ from serverworker.processes.guardian import Guardian
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
-from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, resolve_recipe
+from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, passed_on, resolve_recipe
 from serverworker.values import events
+from serverworker.values.errors import ConfigurationError
 from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
@@ -53,7 +54,8 @@ def policy_of(settings: Settings) -> Policy:
     return Policy(
         count=settings.workers.count,
         standby=settings.workers.standby,
-        overlap=settings.workers.overlap,
+        # Who binds by itself finds the port taken as long as its predecessor is there.
+        overlap=settings.workers.overlap and settings.workers.bind,
         startup_seconds=settings.startup.timeout_seconds,
         drain_seconds=settings.drain.timeout_seconds,
         initial_delay_seconds=settings.restart.initial_delay_seconds,
@@ -140,10 +142,9 @@ class Session:
         self._guardian.start(self.settings.drain.timeout_seconds)
         self._pinger.start()
         self._limits.start()
+        ports = self._ports.described() or tuple(f"{each.name}={each.describe()}" for each in self.settings.ports)
         self.stream.publish(
-            events.SessionStarted(
-                pid=os.getpid(), ports=self._ports.described(), state_directory=state_directory
-            )
+            events.SessionStarted(pid=os.getpid(), ports=ports, state_directory=state_directory)
         )
         if agent is not None:
             self._set_up(agent)
@@ -261,7 +262,14 @@ class Session:
             pids.append(pid)
             self._guardian.watch(pid)
 
-        result = run(self.reactor, command, self.stream.publish, timeout, started=started)
+        result = run(
+            self.reactor,
+            command,
+            self.stream.publish,
+            timeout,
+            environment=passed_on(os.environ),
+            started=started,
+        )
 
         def done(result: ShellResult) -> ShellResult:
             text = command if isinstance(command, str) else " ".join(command)
@@ -287,6 +295,12 @@ class Session:
 
     def set_port(self, name: str, description: int | str, *, now: bool, asked_by: str) -> Deferred[str]:
         """Change a port's address."""
+        if not self.settings.workers.bind:
+            return fail(
+                ConfigurationError(
+                    f"port {name!r} cannot be changed here: workers.bind is false, so the application binds it by itself"
+                )
+            )
         try:
             port = self._ports.change(name, description)
         except Exception as error:
@@ -307,7 +321,10 @@ class Session:
     # --- the end --------------------------------------------------------------------------------
 
     def at_end(self, close: Callable[[], Any]) -> None:
-        """Have `close()` called when the workers are gone; it may return a Deferred, and has five seconds."""
+        """Have `close()` called when the workers are gone; it may return a Deferred, and has five seconds.
+
+        What was opened last is closed first.
+        """
         self._closers.append(close)
 
     def give_up(self, status: int, reason: str) -> None:
@@ -325,7 +342,7 @@ class Session:
         self._pinger.stop()
         self._limits.stop()
         await self._step("the monitor's exit handlers", lambda: self._exits)
-        for close in self._closers:
+        for close in reversed(self._closers):
             await self._step(getattr(close, "__qualname__", "an observer"), close)
         self._guardian.set_deadline(0)
         await self._step("the guardian", self._guardian.stop)

@@ -70,7 +70,8 @@ def traceback_of(event: Event) -> str:
     """The traceback of what an event is about, as Python printed it; empty where there is none."""
     if isinstance(event, events.Fault):
         return event.error.traceback
-    if isinstance(event, events.WorkerDied | events.RestartFailed) and event.cause is not None:
+    # The death of the new worker, which follows, shows that of a failed restart: once is enough.
+    if isinstance(event, events.WorkerDied):
         return event.cause.error.traceback if event.cause.error is not None else ""
     return ""
 

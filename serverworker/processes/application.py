@@ -58,5 +58,9 @@ class Application:
         """The record of an error while loading, with a traceback of the application's own frames alone."""
         record = ErrorRecord.from_exception(error)
         if isinstance(error, ApplicationError):
-            return ErrorRecord(type=record.type, message=record.message, traceback="")
+            # One line for whoever looks at the log; the application's own traceback behind it.
+            head, _, theirs_alone = record.message.partition("\n")
+            last = theirs_alone.rpartition("\n")[2].strip()
+            message = f"{head.removesuffix(':')}: {last}" if last else head
+            return ErrorRecord(type=record.type, message=message, traceback=theirs_alone)
         return ErrorRecord(type=record.type, message=record.message, traceback=theirs(error))

@@ -22,11 +22,12 @@ _HEADER_BYTES = 64
 _CONNECTIONS, _OVERFLOW = range(2)
 
 _METHOD_BYTES = 16
-_PATH_BYTES = 224
+_PATH_BYTES = 216
 # Number, start in seconds, method, path and one byte more that tells whether it was cut; last of all, so that it is
 # written last: the slot is taken.
 _SLOT = struct.Struct(f"=Qd{_METHOD_BYTES}s{_PATH_BYTES + 1}s6xB")
 _TAKEN = _SLOT.size - 1
+_WORD = 8
 _write_slot = _SLOT.pack_into
 _SIZE = _HEADER_BYTES + SLOTS * _SLOT.size
 
@@ -89,20 +90,22 @@ class RequestBoard:
     def __init__(self, memory: mmap.mmap, clock: Callable[[], float]) -> None:
         self._memory = memory
         self._clock = clock
-        self._header = memoryview(memory)[:_HEADER_BYTES]
-        self._counts = self._header.cast("Q")
-        self._free = [_HEADER_BYTES + number * _SLOT.size for number in reversed(range(SLOTS))]
-        self._started = 0
+        self._bytes = memoryview(memory)
+        self._words = self._bytes.cast("Q")
+        self._numbers = self._words[_HEADER_BYTES // _WORD :: _SLOT.size // _WORD]
+        self._tickets = [_HEADER_BYTES + slot * _SLOT.size for slot in range(SLOTS)]
+        """The one that each slot is, or will be, given out for."""
+        self._free = self._tickets[::-1]
         self._unnamed: set[int] = set()
         """Tickets whose slot was taken from them."""
+        self._started = 0
 
     # `begin` and `end` run once for each request of a worker's life.
 
     def begin(self, method: bytes, path: bytes) -> int:
         """Notes that a request has begun; the ticket is for `end`. A query string is left out: it may hold secrets."""
-        mark = path.find(b"?")
-        if mark >= 0:
-            path = path[:mark]
+        if b"?" in path:
+            path = path[: path.index(b"?")]
         ticket = self._free.pop() if self._free else self._take_oldest()
         self._started = number = self._started + 1
         _write_slot(self._memory, ticket & _OFFSET, number, self._clock(), method, path, 1)
@@ -112,7 +115,7 @@ class RequestBoard:
         """Notes that the request of this ticket is over. To be called once for each `begin`."""
         if self._unnamed and ticket in self._unnamed:
             self._unnamed.remove(ticket)
-            self._counts[_OVERFLOW] -= 1
+            self._words[_OVERFLOW] -= 1
         else:
             self._memory[(ticket & _OFFSET) + _TAKEN] = 0
             self._free.append(ticket)
@@ -120,55 +123,68 @@ class RequestBoard:
     def _take_oldest(self) -> int:
         """A new ticket for the slot of the oldest request, which from now on is only counted.
 
-        Looked for in the whole board, but seldom: a slot is taken from a stream once, and then has it no more.
+        It is looked for in the whole board, but seldom: a stream loses its slot once, and then has none to lose.
         """
+        numbers = self._numbers.tolist()
+        slot = numbers.index(min(numbers))
+        self._unnamed.add(self._tickets[slot])
+        self._words[_OVERFLOW] += 1
+        self._tickets[slot] += 1 << _OFFSET_BITS
+        return self._tickets[slot]
+
     def connection_opened(self) -> None:
         """Notes one more open connection."""
-        self._counts[_CONNECTIONS] += 1
+        self._words[_CONNECTIONS] += 1
 
     def connection_closed(self) -> None:
         """Notes one open connection less."""
-        self._counts[_CONNECTIONS] -= 1
+        self._words[_CONNECTIONS] -= 1
 
     def counters(self) -> BoardCounters:
         """The figures, as they stand now."""
-        started = self._counts[_STARTED]
-        overflow = self._counts[_OVERFLOW]
+        started = max(self._numbers)  # a number stays where it is until its slot is used again
+        overflow = self._words[_OVERFLOW]
         named = self._memory[_HEADER_BYTES + _TAKEN :: _SLOT.size].count(1)
         return BoardCounters(
             requests_started=started,
             requests_finished=max(0, started - named - overflow),
-            open_connections=self._counts[_CONNECTIONS],
+            open_connections=self._words[_CONNECTIONS],
             overflow=overflow,
         )
 
     def in_flight(self, now: float) -> tuple[RequestInFlight, ...]:
         """The requests that have begun and not ended, oldest first. `now` is the time on the board's clock."""
         found = [request for request in map(self._read, range(SLOTS)) if request is not None]
-        found.sort(key=lambda request: request[0])
+        found.sort()
         return tuple(
             RequestInFlight(method=method, path=path, age_seconds=max(0.0, now - start))
-            for start, method, path in found
+            for _, start, method, path in found
         )
 
-    def _read(self, number: int) -> tuple[float, str, str] | None:
-        """Start, method and path of a slot; None when it is free, or makes no sense."""
-        offset = _HEADER_BYTES + number * _SLOT.size
+    def _read(self, slot: int) -> tuple[int, float, str, str] | None:
+        """Number, start, method and path of a request; None when the slot is free, or makes no sense."""
+        offset = _HEADER_BYTES + slot * _SLOT.size
         end = offset + _SLOT.size
         content = self._memory[offset:end]
         # A living worker may be writing just now. Two equal looks are one that nobody wrote into; a third
         # is not worth it, since a slot that changes so fast holds no request that anybody waits for.
         if content[_TAKEN] != 1 or content != self._memory[offset:end]:
             return None
-        start, method, path, _ = _SLOT.unpack(content)
+        number, start, method, path, _ = _SLOT.unpack(content)
         if not math.isfinite(start):
             return None
-        return start, _readable(method), _readable(path[:_PATH_BYTES]) + ("…" if path[_PATH_BYTES] else "")
+        return (
+            number,
+            start,
+            _readable(method),
+            _readable(path[:_PATH_BYTES]) + ("…" if path[_PATH_BYTES] else ""),
+        )
 
     def close(self) -> None:
         """Gives the memory back. Nothing but `close` may be called afterwards."""
-        self._counts.release()
-        self._header.release()
+        self._numbers.release()
+        self._words.release()
+        self._bytes.release()
         self._memory.close()
 
 

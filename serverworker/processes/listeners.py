@@ -45,12 +45,15 @@ class Listeners:
         ports: Mapping[str, Port],
         bind: bool,
         shares: Shares | None = None,
+        configured: Mapping[str, str] | None = None,
     ) -> None:
+        """`configured`: the addresses, by name, for an application that binds by itself and so is handed no ports."""
         self._reactor = reactor
         self._board = board
         self._shares = shares
         self._ports = ports
         self._bind = bind
+        self._configured = configured or {}
         self.factories: dict[str, IProtocolFactory] = {}
         """What is listened with, by the port's name, as it was given."""
         self._listeners: dict[str, _Listener] = {}
@@ -60,6 +63,8 @@ class Listeners:
     @property
     def addresses(self) -> dict[str, str]:
         """Name to address."""
+        if not self._bind:
+            return dict(self._configured)
         return {name: port.description for name, port in self._ports.items()}
 
     def listen(self, name: str, factory: IProtocolFactory) -> None:

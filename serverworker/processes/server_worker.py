@@ -80,7 +80,10 @@ class ServerWorker:
 
     @property
     def ports(self) -> Mapping[str, str]:
-        """The session's ports: name to address, such as ``{"server": "tcp:8080"}``."""
+        """The session's ports: name to address, such as ``{"server": "tcp:8080"}``.
+
+        With ``bind = false`` they are bound by nobody yet: the application does that itself.
+        """
         return self._listeners.addresses
 
     def listen(self, name: str, factory: IProtocolFactory) -> None:

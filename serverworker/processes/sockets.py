@@ -183,7 +183,8 @@ class _Patience:
             try:
                 return bind(port)
             except PortInUse as error:
-                if self.now() >= (self.deadline if error.will_end else began + LET_GO_SECONDS * error.let_go):
+                unheld = began + LET_GO_SECONDS if error.let_go else began
+                if self.now() >= (self.deadline if error.will_end else unheld):
                     raise
                 if error.will_end and not told:
                     told = True

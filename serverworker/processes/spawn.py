@@ -56,14 +56,18 @@ def resolve_recipe(
     if not directory.is_dir():
         raise ConfigurationError(f"app.directory: {app.directory!r} is no folder (looked at {directory})")
     python = _resolve_python(app.python, directory, environment.get("PATH"))
-    passed = {name: value for name, value in environment.items() if not name.startswith(_NEVER_PASSED_ON)}
     return Recipe(
         python=python,
         directory=str(directory),
-        environment={**passed, **app.environment},
+        environment={**passed_on(environment), **app.environment},
         ports=ports,
         shares=shares,
     )
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Of the monitor's environment what its children may have: not what systemd tells the monitor alone."""
+    return {name: value for name, value in environment.items() if not name.startswith(_NEVER_PASSED_ON)}
 
 
 def _resolve_python(python: str | None, directory: Path, search_path: str | None) -> str:

@@ -105,6 +105,7 @@ class WorkerSession(CommandLocator):
             shares=self._shares,
             ports=self._ports,
             bind=self._settings.workers.bind,
+            configured={port.name: port.describe() for port in self._settings.ports},
         )
         worker = ServerWorker(
             worker_id=self._worker_id,
@@ -137,7 +138,6 @@ class WorkerSession(CommandLocator):
             if self._application
             else ErrorRecord.from_exception(error)
         )
-        sys.stderr.write(f"{record.traceback or record.message}\n")
         told = self.link.ask(commands.LoadFailed, _FAREWELL_SECONDS, error=asdict(record))
         told.addBoth(lambda _: self._end_process(1, True))
 

@@ -67,7 +67,7 @@ class WorkersSettings:
     overlap: bool = rules.flag(True)
     """False: the application must not run twice, so the old workers end before new ones are activated."""
     bind: bool = rules.flag(True)
-    """False: the application binds its ports by itself."""
+    """False: the application binds its ports by itself. That means ``overlap = false``: no port can be bound twice."""
 
 
 @frozen(kw_only=True)

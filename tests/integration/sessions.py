@@ -39,7 +39,9 @@ class TestSession:
         runner: tuple[str, ...] = ("twistd", "-n", "--pidfile="),
         environment: dict[str, str] | None = None,
         stdin: Any = subprocess.DEVNULL,
+        prefix: tuple[str, ...] = (),
     ) -> None:
+        """`prefix`: a program that starts the monitor, with its own arguments."""
         self.folder = folder
         self.state_directory = folder / "state"
         self.events: list[Event] = []
@@ -49,6 +51,7 @@ class TestSession:
         ports = () if port is None else ("--port", port)
         program, *options = runner
         self.command = [
+            *prefix,
             sys.executable,
             "-c",
             f"import sys; sys.argv[0] = {program!r}; {_PROGRAMS[program]}",
@@ -118,9 +121,10 @@ class TestSession:
 
     def wait_for_line(self, text: str, seconds: float = LONG) -> str:
         """The first line that holds `text` and is no event."""
-        return self._wait(
+        line: str = self._wait(
             lambda: next((line for line in self.lines if text in line), None), repr(text), seconds
         )
+        return line
 
     def _wait(self, found: Callable[[], Any], what: str, seconds: float) -> Any:
         deadline = time.monotonic() + seconds

@@ -11,13 +11,14 @@ from typing import Any
 from attrs import define
 
 from serverworker.decisions import inputs
+from serverworker.decisions.health import is_healthy
 from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import next_wake, step
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import CauseKind
 from serverworker.values.state import Life, Phase, Policy, SessionState
-from tests.unit.simulation_laws import Broken, Laws, law
+from tests.unit.simulation_laws import Laws, law
 
 ERROR = ErrorRecord(type="builtins.ValueError", message="simulated")
 CRASH_KINDS = (CauseKind.EXCEPTION, CauseKind.HEARTBEAT, CauseKind.SIGNAL)
@@ -141,6 +142,7 @@ class World:
         self.steps += 1
         self.state = result.state
         self.laws.check(before, happened, result, self.now)
+        law(is_healthy(self.state, self.now), "a watchdog would end this session")
         if before.phase is Phase.RUNNING and result.state.ending is not None:
             self._end_by = result.state.ending.deadline + KILL_AGAIN_SECONDS + LATE_SECONDS
         law(self.now <= self._end_by or before.phase is Phase.ENDED, "the end takes too long")
@@ -346,10 +348,11 @@ class World:
         """Seconds within which a session that is left in peace must be whole again, whatever it has been through.
 
         A back-off, a worker that is stuck in each part of its start, another's drain or slow death in its way, the
-        ping that finds the silent ones, and a second for each start.
+        ping that finds the silent ones, a second for each start, and a drain for each that is worn, one by one.
         """
         policy, longest = self.state.policy, 60.0
         wait = longest + 2 * longest + 30.0 + GRACE_SECONDS + SLOWEST_KILL_SECONDS + KILL_AGAIN_SECONDS
+        wait += policy.count * (policy.drain_seconds + GRACE_SECONDS)
         return wait + 2 * PING_SECONDS + 2 * (policy.count + policy.standby)
 
     def check_whole(self) -> None:
@@ -365,43 +368,7 @@ class World:
         )
         law(len(state.workers) == policy.count + policy.standby, f"{dict(lives)}")
         law(all(worker.generation == state.generation for worker in state.workers), "two generations")
+        law(not any(worker.worn for worker in state.workers), "one that is worn serves on")
         law(next_wake(state, self.now) is None, "it waits for something")
         there = [worker for worker, process in self.processes.items() if not process.gone]
         law(there == [worker.id for worker in state.workers], f"{there} are there, and the core knows others")
-
-
-def run(seed: int, steps: int) -> Counter[str]:
-    """Play sessions until so many inputs were played; answers what happened. Raises with the seed that shows a fault.
-
-    Each session gets a part of the steps under misfortune; then it is left in peace and must become whole, and then
-    it is asked to end and must end.
-    """
-    seen: Counter[str] = Counter()
-    played, number = 0, 0
-    while played < steps:
-        session = seed * 1_000_003 + number
-        number += 1
-        try:
-            world = _play(session)
-        except Exception as fault:
-            raise Broken(
-                f"run({seed}, {steps}), session seed {session}: {type(fault).__name__}: {fault}"
-            ) from fault
-        played += world.steps
-        seen += world.laws.happened + world.misfortunes
-    return seen
-
-
-def _play(seed: int) -> World:
-    world = World(seed, faults=(0.02, 0.25, 0.7)[seed % 3])
-    world.run(world.chance.choice((50, 300, 1500)))
-    world.calm()
-    if world.state.phase is Phase.RUNNING:
-        world.run_seconds(world.patience())
-        if world.state.phase is Phase.RUNNING:
-            world.check_whole()
-        world.end(graceful=True, request=0)
-    world.run_seconds(world.state.policy.drain_seconds + 60.0)
-    law(world.finished, "the session does not end")
-    law(not world.laws.unanswered, "somebody waits for an answer")
-    return world

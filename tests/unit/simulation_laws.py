@@ -98,6 +98,8 @@ class Laws:
             law(wake is not None and wake <= state.respawn_at, "nobody is woken for the successor")
         if state.phase is Phase.ENDING:
             assert state.ending is not None
+            if now < state.ending.drain_at:
+                law(wake is not None and wake <= state.ending.drain_at, "nobody is woken for the drain")
             latest = state.ending.deadline + KILL_AGAIN_SECONDS
             law(wake is not None and now < latest, "the end has no end")
         law(
@@ -179,7 +181,8 @@ class Laws:
 def _check_limits(state: SessionState) -> None:
     """Processes that serve or may yet serve: count + standby, and beside them count candidates of one restart.
 
-    Where one who serves is to be replaced there is one standby at least. So never more than 2 * count + standby in all; those that drain or are dead come to it, each with its deadline.
+    Where one who serves is to be replaced there is one standby at least. So never more than 2 * count + standby in all
+    (or 1 for a standby of 0); those that drain or are dead come to it, each with its deadline.
     """
     policy, restart = state.policy, state.restart
     worn = any(worker.worn and worker.life is Life.SERVING for worker in state.workers)
@@ -199,6 +202,8 @@ def _check_limits(state: SessionState) -> None:
     for workers in (own, others):
         starting = [worker for worker in workers if worker.life is Life.STARTING]
         law(len(starting) <= policy.starting_at_once, f"{len(starting)} start at once")
+    replaced = [worker for worker in state.workers if worker.worn and worker.leaving == worker.worn]
+    law(len(replaced) <= 1, f"{len(replaced)} are replaced at once for their limits")
     if not policy.overlap:
         running = [worker for worker in own if worker.activated]
         law(len(running) <= policy.count, f"{len(running)} run where {policy.count} may")

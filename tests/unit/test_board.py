@@ -74,15 +74,15 @@ class RequestsTests(BoardTestCase):
 
     def test_long_path_is_cut_and_says_so(self) -> None:
         """A path that does not fit ends in an ellipsis; one that just fits does not."""
-        self.writer.begin(b"GET", b"/" + b"a" * 223)
+        self.writer.begin(b"GET", b"/" + b"a" * 215)
         self.clock.now += 1
-        self.writer.begin(b"GET", b"/" + b"b" * 224)
-        self.assertEqual(self.paths(), ["/" + "a" * 223, "/" + "b" * 223 + "…"])
+        self.writer.begin(b"GET", b"/" + b"b" * 216)
+        self.assertEqual(self.paths(), ["/" + "a" * 215, "/" + "b" * 215 + "…"])
 
     def test_path_is_cut_between_characters(self) -> None:
         """Half a character at the cut is left out, not shown as garbage."""
         self.writer.begin(b"GET", b"/" + "é".encode() * 200)
-        self.assertEqual(self.paths(), ["/" + "é" * 111 + "…"])
+        self.assertEqual(self.paths(), ["/" + "é" * 107 + "…"])
 
     def test_what_a_terminal_would_obey_is_replaced(self) -> None:
         """A client cannot send escape sequences, or reversed text, to the operator's terminal."""

@@ -6,7 +6,7 @@ import errno
 import os
 import pty
 import tty
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
@@ -28,9 +28,11 @@ class ConsoleTestCase(SynchronousTestCase):
         self.monitor: Any = RecordingMonitor()
         self.agents = ConsoleCommands(OWN_COMMANDS)
         self.shown: list[str] = []
-        reactor: Any = self.reactor
         self.console = Console(
-            reactor=reactor, monitor=self.monitor, agents=self.agents, write=self.shown.append
+            reactor=cast(Any, self.reactor),
+            monitor=cast(Any, self.monitor),
+            agents=self.agents,
+            write=self.shown.append,
         )
 
     def type(self, line: str) -> list[str]:

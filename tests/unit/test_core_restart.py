@@ -104,7 +104,7 @@ class OverlapTests(TestCase):
             [events.WorkerDraining(worker=1, reason=TAKEN_OVER)], world.told(events.WorkerDraining)
         )
         world.exited(1)
-        self.assertEqual("it ended by itself with exit status 0", only(world.told(events.WorkerExited)).text)
+        self.assertEqual("exit status 0", only(world.told(events.WorkerExited)).text)
         self.assertEqual([], world.told(events.WorkerDied))
 
     def test_an_old_worker_that_crashes_while_it_drains(self) -> None:

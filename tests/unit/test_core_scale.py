@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import TestCase
 
+from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Activate, Kill, Leave, Serve, Spawn
 from serverworker.values import events
 from serverworker.values.state import Life
@@ -68,6 +69,14 @@ class DownTests(TestCase):
         world.exited(3)
         self.assertEqual({1: Life.SERVING}, world.lives())
         self.assertEqual([text, text], [each.reason for each in world.told(events.WorkerExited)])
+
+    def test_the_worn_leave_first(self) -> None:
+        """One that was to be replaced anyway goes, and the one that was started to take its place goes with it."""
+        world = serving(count=2, standby=0)
+        world.tell(inputs.Worn(worker=1, text="it has served for a day"))
+        self.assertEqual({1: Life.SERVING, 2: Life.SERVING, 3: Life.STARTING}, world.lives())
+        ordered = world.set_policy(count=1, standby=0).commands
+        self.assertEqual((leave(1, "fewer workers are wanted"), Kill(worker=3)), ordered)
 
     def test_a_standby_stays(self) -> None:
         """It is the servers that are too many."""

@@ -274,17 +274,16 @@ class LogObserverTests(SynchronousTestCase):
         self.assertEqual(set(), {"output", "beats", "requests", "stacks"} & set(entry))
 
     def test_a_traceback_follows_the_sentence(self) -> None:
-        """Of a death, a failed restart and a fault, where there was an exception; and of nothing else."""
+        """Of a death and a fault, where there was an exception; a failed restart leaves it to the death behind it."""
         cause = Cause(kind=CauseKind.EXCEPTION, text="ValueError: no", error=ERROR)
         for event in (
             attrs.evolve(DEATH, cause=cause),
-            events.RestartFailed(generation=2, text="no", cause=cause),
             events.Fault(where="x", error=ERROR),
         ):
             self.assertEqual(ERROR.traceback, traceback_of(event))
             self.assertTrue(formatEvent(self.log(event)[-1]).endswith("\nTraceback:\n  here\nValueError: no"))
         self.assertEqual("", traceback_of(DEATH))
-        self.assertEqual("", traceback_of(events.RestartFailed(generation=2, text="no")))
+        self.assertEqual("", traceback_of(events.RestartFailed(generation=2, text="no", cause=cause)))
 
     def test_what_workers_print_can_be_left_out(self) -> None:
         """`show_server_output` concerns their lines only, not those of commands and not lifecycle events."""

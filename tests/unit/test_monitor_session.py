@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,11 @@ class SessionTestCase(SynchronousTestCase):
 
 class PolicyTests(SynchronousTestCase):
     """From the settings to the figures that decisions depend on."""
+
+    def test_binding_twice(self) -> None:
+        """Who binds by itself cannot do so beside its predecessor: ``bind = false`` means ``overlap = false``."""
+        self.assertFalse(policy_of(Settings(workers=WorkersSettings(bind=False))).overlap)
+        self.assertTrue(policy_of(Settings()).overlap)
 
     def test_figures(self) -> None:
         """Each figure comes from its own key."""
@@ -236,6 +242,13 @@ class RecipeTests(SessionTestCase):
         self.assertIsNot(self.socket_of(session.worker.id), former)
         self.assertEqual(former.fileno(), -1)
 
+    def test_port_of_the_application(self) -> None:
+        """With ``bind = false`` the port is the application's own, and only its configuration can change it."""
+        self.make(settings=Settings(workers=WorkersSettings(bind=False))).start()
+        self.assert_refused("server", 8081, ConfigurationError, "the application binds it by itself")
+        self.assertEqual(self.session.worker.ports, {"server": "tcp:8080"})
+        self.assertEqual(self.told(events.PortChanged), [])
+
     def test_settings_follow(self) -> None:
         """The settings say what was asked for, so that a worker of the next generation sees it."""
         session = self.make().start()
@@ -272,9 +285,10 @@ class ExecTests(SessionTestCase):
         self.given: list[Any] = []
 
         def run(
-            reactor: Any, command: str | Sequence[str], told: Any, timeout: float, *, started: Any
+            reactor: Any, command: str | Sequence[str], told: Any, timeout: float, *, environment: Any, started: Any
         ) -> Deferred[ShellResult]:
             self.given.append((command, timeout))
+            self.environment = environment
             started(2**22 + 99)
             told(events.OutputLine(source="exec", stream="stdout", text="a line"))
             return answer
@@ -288,8 +302,15 @@ class ExecTests(SessionTestCase):
         self.assertIs(result, RESULT)
         self.assertEqual(self.given, [(["tar", "-x"], 5.0)])
         self.assertEqual(len(self.told(events.OutputLine)), 1)
+        self.assertIn("PATH", self.environment)
         (finished,) = self.told(events.CommandFinished)
         self.assertEqual((finished.command, finished.status), ("tar -x", 2))
+
+    def test_environment(self) -> None:
+        """A command is told nothing of what systemd tells the monitor alone."""
+        self.patch(os, "environ", {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "1", "LISTEN_FDS": "1", "HOME": "/"})
+        self.successResultOf(self.exec(succeed(RESULT)))
+        self.assertEqual(self.environment, {"HOME": "/"})
 
     def test_cannot_be_started(self) -> None:
         """What cannot be started fails, and no end is told of it."""
@@ -309,10 +330,10 @@ class EndTests(SessionTestCase):
         session.reactor.turn()
 
     def test_closers(self) -> None:
-        """Each is waited for, in order, when the workers are gone."""
+        """Each is waited for when the workers are gone; what was opened last is closed first."""
         first: Deferred[None] = Deferred()
         order: list[str] = []
-        self.end(lambda: first, lambda: order.append("second"))
+        self.end(lambda: order.append("second"), lambda: first)
         self.assertEqual((order, self.session.status), ([], None))
         first.callback(None)
         self.session.reactor.turn()
@@ -325,7 +346,7 @@ class EndTests(SessionTestCase):
         def broken() -> None:
             raise OSError("disk full")
 
-        self.end(broken, lambda: order.append("second"))
+        self.end(lambda: order.append("second"), broken)
         self.assertEqual((order, self.session.status), (["second"], 3))
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 

@@ -71,7 +71,7 @@ class CommandTestCase(SynchronousTestCase):
             parsed = parse(line, self.monitor, self.agents)
         except BadCommand as error:
             return str(error)
-        return self.failureResultOf(run(parsed), BadCommand).getErrorMessage()
+        return str(self.failureResultOf(run(parsed), BadCommand).value)
 
 
 class OwnCommandTests(CommandTestCase):
@@ -100,7 +100,9 @@ class OwnCommandTests(CommandTestCase):
     def test_spaces_and_quotes(self) -> None:
         """Words are told apart as in a shell."""
         self.asks("  set   port 'server'  8081  ", "port", "server", "8081", False, "the console")
-        self.asks('set port server "unix:/run/my site"', "port", "server", "unix:/run/my site", False, "the console")
+        self.asks(
+            'set port server "unix:/run/my site"', "port", "server", "unix:/run/my site", False, "the console"
+        )
 
     def test_what_is_shown(self) -> None:
         """The answer of the monitor, or what was done, in words."""
@@ -172,10 +174,14 @@ class BadLineTests(CommandTestCase):
 
     def test_set_workers(self) -> None:
         """A number of workers is whole."""
-        for line in ("set workers", "set workers 2.5", "set workers -1", "set workers two", "set workers 1 2"):
-            self.assertEqual(
-                self.bad(line), "usage: set workers N, a whole number, such as: set workers 4"
-            )
+        for line in (
+            "set workers",
+            "set workers 2.5",
+            "set workers -1",
+            "set workers two",
+            "set workers 1 2",
+        ):
+            self.assertEqual(self.bad(line), "usage: set workers N, a whole number, such as: set workers 4")
 
     def test_status(self) -> None:
         """What takes no arguments is told which it got."""
@@ -183,7 +189,9 @@ class BadLineTests(CommandTestCase):
 
     def test_open_quote(self) -> None:
         """A line that is not finished cannot be read."""
-        self.assertEqual(self.bad('set port "server'), "'set port \"server' cannot be read: No closing quotation")
+        self.assertEqual(
+            self.bad('set port "server'), "'set port \"server' cannot be read: No closing quotation"
+        )
 
     def test_empty(self) -> None:
         """An empty line is no command, and neither is an empty word."""

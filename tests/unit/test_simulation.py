@@ -1,6 +1,6 @@
 """The core against a simulated world, and against inputs that no world would bring.
 
-A failure names the call that repeats it, such as ``run(123, 500)``: put that into ``ReplayTests`` and debug.
+A failure names the call that repeats it, such as ``run(123, 500)``: call that, and debug.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from serverworker.decisions.session import step
 from serverworker.values import events
 from serverworker.values.events import CauseKind
 from serverworker.values.state import Policy, SessionState
-from tests.unit.simulation import ERROR, World, run
+from tests.unit.simulation import ERROR, World
 from tests.unit.simulation_laws import Laws
+from tests.unit.simulation_run import run
 
 EVENTS_IN_ALL = 100_000
 """Inputs played by the run with a new seed; the fixed ones come to it."""
@@ -77,7 +78,7 @@ class SimulatedTests(TestCase):
         ]
         seldom = {kind.__name__: seen[kind.__name__] for kind in things if seen[kind.__name__] < 20}
         self.assertEqual({}, seldom)
-        for misfortune in ("crash", "exit", "signal", "freeze", "link", "lie", "beat"):
+        for misfortune in ("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear"):
             self.assertGreater(seen[misfortune], 100, misfortune)
 
 

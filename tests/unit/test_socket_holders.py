@@ -132,9 +132,23 @@ class HolderTests(TestCase):
 
     def test_long_command(self) -> None:
         """A long command line is cut; a process without one is said to have none."""
+        self.assertEqual(len(self.holder(b"x" * 500 + b"\0").command), socket_holders.LONGEST_COMMAND)
+        self.assertEqual(self.holder(b"").command, "no command line")
+
+    def holder(self, cmdline: bytes, environ: bytes = b"") -> Holder:
+        """The one process of a /proc of files, which holds socket 5."""
         root = Path(self.mktemp())
-        (root / "12").mkdir(parents=True)
-        (root / "12" / "cmdline").write_bytes(b"x" * 500 + b"\0")
-        self.assertEqual(len(socket_holders._command(12, str(root))), socket_holders.LONGEST_COMMAND)
-        (root / "12" / "cmdline").write_bytes(b"")
-        self.assertEqual(socket_holders._command(12, str(root)), "no command line")
+        (root / "12" / "fd").mkdir(parents=True)
+        (root / "12" / "fd" / "3").symlink_to("socket:[5]")
+        (root / "12" / "cmdline").write_bytes(cmdline)
+        (root / "12" / "environ").write_bytes(environ)
+        return socket_holders.holders({5}, str(root))[0]
+
+    def test_of_a_session(self) -> None:
+        """A worker is known by its command line, its children by the mark; what is just ending is nobody's."""
+        worker = b"/usr/bin/python\0-u\0-m\0serverworker.processes.entry\0--worker=1\0"
+        self.assertTrue(self.holder(worker).of_a_session)
+        self.assertTrue(self.holder(b"helper\0", b"A=1\0SERVERWORKER_SESSION=77\0").of_a_session)
+        self.assertTrue(self.holder(b"").of_a_session)
+        for stranger in (b"nginx\0", b"vi\0x serverworker.processes.entry\0", b"twistd\0serverworker\0"):
+            self.assertFalse(self.holder(stranger, b"X_SERVERWORKER_SESSION=77\0").of_a_session)

@@ -15,12 +15,15 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from serverworker.processes import sockets
+from serverworker.processes import socket_holders, sockets
+from serverworker.processes.socket_holders import Holder
 from serverworker.processes.sockets import PortInUse, SocketFile, bind, bind_all
 from serverworker.values.errors import PortUnavailable
 from serverworker.values.ports import PortSettings
 
 NOBODY = 65534
+WORKER = Holder(7, "python entry", of_a_session=True)
+STRANGER = Holder(8, "nginx")
 
 
 def tcp(port: int = 0, **more: Any) -> PortSettings:
@@ -207,6 +210,12 @@ class UnixTests(SocketCase):
             other.bind(self.unix().path)
             self.assertRaises(PortInUse, bind, self.unix())
 
+    def test_abstract(self) -> None:
+        """An abstract name, which only an inherited socket has, is described as systemd writes it."""
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("\0serverworker.test")
+            self.assertEqual(sockets.describe_bound(bound), "unix:@serverworker.test")
+
     def test_no_socket(self) -> None:
         """A file, a folder and a link are never removed."""
         (self.folder / "file").write_text("precious")
@@ -301,28 +310,55 @@ class BindAllTests(SocketCase):
         self.assertFalse(Path(self.unix().path).exists())
         self.assertEqual(open_descriptors(), before)
 
+    def hold(self, *holders: Holder) -> int:
+        """A port in use, of which the system says that these have it; its number."""
+        self.taken = self.bind(tcp())
+        self.patch(socket_holders, "holders", lambda inodes: holders)
+        return int(self.taken.getsockname()[1])
+
+    def bind_patiently(self, *ports: PortSettings) -> list[str]:
+        """What is said while it waits."""
+        said: list[str] = []
+        bound = bind_all(
+            ports, patience_seconds=5, waits=said.append, now=lambda: self.time, sleep=self.sleep
+        )
+        for each in bound.values():
+            self.addCleanup(each.close)
+        return said
+
     def test_patience(self) -> None:
-        """A port in use is tried again until it is free."""
-        taken = self.bind(tcp())
+        """A port that a former session's worker holds is tried again until it is free; that it waits is said once."""
+        port = tcp(self.hold(WORKER))
 
         def sleep(seconds: float) -> None:
-            self.sleep(seconds)
+            self.time += seconds
             if self.time > 2:
-                taken.close()
+                self.taken.close()
 
-        port = tcp(taken.getsockname()[1])
-        bound = bind_all([port], patience_seconds=5, now=lambda: self.time, sleep=sleep)
-        self.addCleanup(bound["server"].close)
+        self.patch(self, "sleep", sleep)
+        (said,) = self.bind_patiently(port)
         self.assertLess(self.time, 2.5)
+        self.assertIn(f"port 'server' (tcp:{port.port}:interface=127.0.0.1) is still held", said)
+        self.assertIn("pid 7 (python entry); waiting for its end, 5 s at most", said)
 
     def test_patience_ends(self) -> None:
         """When the patience is over the reason is told as ever; it is the patience for all ports together."""
-        taken = self.bind(tcp())
-        ports = [self.unix(), tcp(taken.getsockname()[1])]
-        self.assertRaises(
-            PortInUse, bind_all, ports, patience_seconds=5, now=lambda: self.time, sleep=self.sleep
-        )
+        number = self.hold(WORKER)
+        self.assertRaises(PortInUse, self.bind_patiently, self.unix(), tcp(number))
         self.assertApproximates(self.time, 5, 0.2)
+
+    def test_no_patience_for_strangers(self) -> None:
+        """A port that a stranger holds, alone or beside a worker, or that one may not see, is refused at once."""
+        for holders in ((STRANGER,), (WORKER, STRANGER), ()):
+            self.assertRaises(PortInUse, self.bind_patiently, tcp(self.hold(*holders)))
+            self.assertEqual(self.time, 0)
+
+    def test_let_go_this_moment(self) -> None:
+        """A port whose socket was closed between the try and the look at its holders is tried again, for a second."""
+        port = tcp(self.hold())
+        self.patch(socket_holders, "tcp_inodes", lambda address, number: frozenset())
+        self.assertRaises(PortInUse, self.bind_patiently, port)
+        self.assertApproximates(self.time, sockets.LET_GO_SECONDS, 0.2)
 
     def test_no_patience_for_others(self) -> None:
         """What time does not mend is told at once."""

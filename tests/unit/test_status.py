@@ -44,9 +44,7 @@ class DescribeTests(SynchronousTestCase):
         """A worker that is being started has no pid yet, and nobody knows what it runs."""
         world = CoreWorld(standby=0)
         world.start()
-        self.assertEqual(
-            self.lines(world)[1:], ["  worker 1: starting for 0.0 s, generation 1, up 0.0 s"]
-        )
+        self.assertEqual(self.lines(world)[1:], ["  worker 1: starting for 0.0 s, generation 1, up 0.0 s"])
         self.assertIn("0 of 1 serving", self.lines(world)[0])
 
     def test_heartbeats(self) -> None:
