@@ -282,8 +282,7 @@ class SystemdObserver:
 def describe(state: SessionState, now: float, ending: str = "") -> str:
     """The session in one line. `ending`: why it ends, if it does."""
     if ending:
-        left = len(state.workers)
-        return f"ending ({ending}): " + (f"{left} workers left" if left else "no worker is left")
+        return f"ending ({ending}), workers left: {len(state.workers)}"
     serving = len(state.in_life(Life.SERVING))
     parts = [f"serving {serving} of {state.policy.count}, generation {state.generation}"]
     if not state.ever_served and state.phase is Phase.RUNNING:

@@ -88,7 +88,8 @@ class TestSession:
         for raw in self.process.stdout:
             line = raw.decode("utf-8", "replace").rstrip("\n")
             try:
-                event = json.loads(line)["fields"]
+                entry = json.loads(line)
+                event = {"source": entry["source"], **entry["fields"]}
             except (ValueError, TypeError, KeyError):
                 event = {}
             with self._changed:

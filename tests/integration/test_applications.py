@@ -246,7 +246,7 @@ class WorkTests(SessionTestCase):
             [f"no data base for worker {number}" for number in (1, 2, 3)],
         )
         self.assertEqual({death["life"] for death in deaths}, {"activating"})
-        self.assertIn("at once", deaths[0]["next_step"])
+        self.assertEqual(deaths[0]["next_step"], "worker 2 is started now")
         delays = [float(death["next_step"].split(" s ")[0].split()[-1]) for death in deaths[1:]]
         self.assertTrue(0 < delays[0] <= 0.6, delays)
         self.assertTrue(delays[0] < delays[1] <= 1.2, delays)
