@@ -237,7 +237,10 @@ class RestartCompleted:
 
 @frozen(kw_only=True)
 class RestartFailed:
-    """The new generation was dropped; the old one goes on."""
+    """The new generation was dropped; the old one goes on.
+
+    With ``overlap = false``, once the old workers had been told to leave, the new one goes on instead, with back-off.
+    """
 
     generation: int
     text: str

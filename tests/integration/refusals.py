@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tests.integration.sessions import SessionTestCase, TestSession, is_alive
 TWISTD = ("twistd", "-n", "--pidfile=")
 DAEMON = ("twistd", "--pidfile=session.pid")
 TWIST = ("twist",)
-RUNNERS = {"twistd -n": TWISTD, "twistd": DAEMON, "twist": TWIST}
+RUNNERS = (TWISTD, DAEMON, TWIST)
 """Every way of running the plugin: in the foreground, as a daemon, and by the other program."""
 
 
@@ -30,20 +31,35 @@ def _text(line: str) -> str:
 class RefusalTestCase(SessionTestCase):
     """Starts sessions that end by themselves."""
 
-    def refused(self, status: int, *arguments: str, folder: Path | None = None, **options: Any) -> str:
-        """Start a session, and see it end with this status and leave no process; answers what it said."""
-        session = self.session(*arguments, folder=folder, **options)
+    def ends(self, session: TestSession, status: int) -> str:
+        """See a session end with this status and leave no process; answers what it said."""
         self.assertEqual(session.exit_status(), status, session.transcript())
         spawned = [event["pid"] for event in session.events if event["event"] == "WorkerSpawned"]
         self.assertEqual([pid for pid in spawned if is_alive(pid)], [])
         return said(session)
 
-    def never_begun(self, status: int, *arguments: str, folder: Path | None = None, **options: Any) -> str:
-        """The same, of one that must end before anything was made or started."""
+    def refused(self, status: int, *arguments: str, **options: Any) -> str:
+        """Start a session, and see it end."""
+        return self.ends(self.session(*arguments, **options), status)
+
+    def never_begun(
+        self,
+        status: int,
+        *arguments: str,
+        folder: Path | None = None,
+        runners: Iterable[tuple[str, ...]] = (TWISTD,),
+        **options: Any,
+    ) -> str:
+        """The same, of one that must end before anything was made or started; alike by each of the `runners`."""
         folder = folder or self.folder()
         before = sorted(path.name for path in folder.iterdir())
-        text = self.refused(status, *arguments, folder=folder, **options)
+        sessions = [
+            self.session(*arguments, folder=folder, runner=runner, **options) for runner in runners
+        ]
+        texts = {self.ends(session, status) for session in sessions}
         self.assertEqual(sorted(path.name for path in folder.iterdir()), before)
+        self.assertEqual(len(texts), 1, texts)
+        text = texts.pop()
         self.assertNotIn("Traceback", text)
         return text
 

@@ -65,9 +65,9 @@ class WorkerToMonitorTests(DrivenTestCase):
                                 [outcome.result for outcome in error.outcomes]]
 
                 async def others(self):
-                    emits = [("mixd", None), ("mixed", {1j}), ("never", None), ("object", None),
+                    emits = [("mixd",), ("mixed", {1j}), ("never", None, 0.3), ("object",),
                              ("long", 2_000_000), ("mixed", "x" * 2_000_000)]
-                    return [await self.tried(self.worker.emit(*each, timeout=0.5)) for each in emits]
+                    return [await self.tried(self.worker.emit(*each)) for each in emits]
             """,
             "--config",
             str(self.folder(s__toml="[ipc]\nmaximum_bytes = 1048576\n") / "s.toml"),
@@ -77,12 +77,12 @@ class WorkerToMonitorTests(DrivenTestCase):
         self.assertIn("in fails", traceback)
         self.assertEqual(results, ["fine", None, "fine as well"])
         others = ask(session, "others")
-        kinds = ["UnhandledMessage", "NotJSON", "EmitTimeout", "RemoteError", "RemoteError", "ValueTooLarge"]
+        kinds = ["UnhandledMessage", "NotJSON", "EmitTimeout", "RemoteError", "ValueTooLarge", "ValueTooLarge"]
         self.assertEqual([each["type"] for each in others], kinds, others)
         self.assertIn("did you mean 'mixed'?", others[0]["text"])
         self.assertIn("NotJSON", others[3]["text"])
-        self.assertIn("ValueTooLarge", others[4]["text"])
-        self.assertIn("1048576", others[5]["text"])
+        self.assertIn("what the handlers of 'long' answered", others[4]["text"])
+        self.assertIn("1,048,576 are allowed", others[5]["text"])
         self.assertEqual(ask(session, "remote")[0], kind)
 
     def test_taken_back(self) -> None:

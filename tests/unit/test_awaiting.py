@@ -128,8 +128,8 @@ class WithinTests(SynchronousTestCase):
         answer = self.within(Deferred.fromCoroutine(goes_on()))
         answer.cancel()
         self.failureResultOf(answer, CancelledError)
-        late.callback("late")
         self.assert_nothing_left()
+        late.callback("late")
 
 
 class RecordTests(SynchronousTestCase):
