@@ -20,8 +20,7 @@ class Request:
     """One connection of the client's, in seconds of the monotonic clock."""
 
     began: float
-    opened: float | None
-    """When it was connected; None if it never was."""
+    """When the system was asked to connect."""
     ended: float
     outcome: str
     """``ok``, ``refused``, ``reset`` or ``timeout``."""
@@ -51,11 +50,10 @@ class Client:
 
     async def _request(self) -> None:
         began = time.monotonic()
-        opened: list[float] = []
         pid = 0
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                pid = await ask_pid(self.port, opened=opened)
+                pid = await ask_pid(self.port)
             outcome = "ok" if pid else "reset"
         except ConnectionRefusedError:
             outcome = "refused"
@@ -64,13 +62,7 @@ class Client:
         except (OSError, ValueError):
             outcome = "reset"
         self.requests.append(
-            Request(
-                began=began,
-                opened=opened[0] if opened else None,
-                ended=time.monotonic(),
-                outcome=outcome,
-                pid=pid,
-            )
+            Request(began=began, ended=time.monotonic(), outcome=outcome, pid=pid)
         )
 
     def answered(self, after: float) -> bool:
@@ -78,14 +70,9 @@ class Client:
         return any(each.outcome == "ok" and each.began > after for each in reversed(self.requests))
 
 
-async def ask_pid(port: int, path: str = "/", opened: list[float] | None = None) -> int:
-    """One request on a connection of its own: the pid of the worker that answered, or 0.
-
-    The time at which it was connected is appended to `opened`.
-    """
+async def ask_pid(port: int, path: str = "/") -> int:
+    """One request on a connection of its own: the pid of the worker that answered, or 0."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    if opened is not None:
-        opened.append(time.monotonic())
     try:
         writer.write(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")

@@ -195,7 +195,7 @@ class MonitorService(Service):
         self.session.at_end(reports.drain)
         self._tell_service_manager()
         self._open_console()
-        self.session.start(str(state.path), agent)
+        self.session.start(str(state.path), agent, state.write_key)
 
     def _tell_service_manager(self) -> None:
         if self._notify is None:

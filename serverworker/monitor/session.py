@@ -104,6 +104,7 @@ class Session:
         self._closers: list[Callable[[], Any]] = []
         self._recipes: dict[int, Recipe] = {}
         self._agent_ready: Deferred[None] | None = None
+        self._keep_key: Callable[[str], object] = lambda key: None
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
         self._shares = Shares.create()
@@ -137,8 +138,14 @@ class Session:
 
     # --- the beginning --------------------------------------------------------------------------
 
-    def start(self, state_directory: str, agent: SessionAgent | None = None) -> None:
-        """Start the workers, and let the agent set the monitor up meanwhile."""
+    def start(
+        self,
+        state_directory: str,
+        agent: SessionAgent | None = None,
+        keep_key: Callable[[str], object] = lambda key: None,
+    ) -> None:
+        """Start the workers, and let the agent set the monitor up meanwhile; `keep_key` is told a key of its own."""
+        self._keep_key = keep_key
         self._guardian.start(self.settings.drain.timeout_seconds)
         self._pinger.start()
         self._limits.start()
@@ -157,11 +164,20 @@ class Session:
         self._agent_ready = bounded.addCallbacks(self._take_key, self._agent_failed)
 
     def _take_key(self, key: object) -> None:
-        if isinstance(key, str) and key:
+        if key is None:
+            return
+        try:
+            if not isinstance(key, str) or not key or not key.isprintable() or key != key.strip():
+                # Not the key itself: this stands in the log.
+                raise TypeError(
+                    "initialize_monitor answers the session key, a text of printable characters in one line, or None; "
+                    f"not this {type(key).__name__}"
+                )
+            self._keep_key(key)
+        except Exception:
+            self._fault("the agent's session key", Failure(), "a key that was made at random holds")
+        else:
             self.key = key
-        elif key is not None:
-            text = f"initialize_monitor answers the session key, a text, or None; not {key!r:.100}"
-            self._fault("the agent", Failure(TypeError(text)), "a key that was made at random holds")
 
     def _agent_failed(self, failure: Failure) -> None:
         self._fault("the agent's initialize_monitor", failure, "the session goes on with what it had set up")

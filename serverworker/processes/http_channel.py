@@ -180,7 +180,8 @@ def adopt(protocol: IProtocol, transport: Any, rules: HTTPRules) -> HTTPConnecti
             # detour would cost more than all the tracking.
             transport.protocol = tracked
     else:
-        channel.__class__ = _tracked_class(type(channel))
+        base: Any = type(channel)
+        channel.__class__ = _tracked_class(base)
         tracked = channel
     tracked._serverworker = connection = HTTPConnection(tracked, rules)
     if rules.draining:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import asdict, evolve
@@ -187,7 +188,9 @@ class WorkerSession(CommandLocator):
     @commands.Leave.responder
     def leave(self, kind: str, text: str, seconds: float, drain: bool) -> dict[str, Any]:
         """Begin to end; the process's exit is the answer that counts."""
-        self._leave(ExitReason(ExitKind(kind), text=text), seconds, drain=drain)
+        reason = ExitReason(ExitKind(kind), text=text)
+        # In the next turn: an idle worker is gone at once, and its link with it, before this were answered.
+        self._reactor.callLater(0, partial(self._leave, reason, seconds, drain=drain))
         return {}
 
     @commands.SetPolling.responder

@@ -184,7 +184,7 @@ class ExecTests(DrivenTestCase):
             """
             class Agent(Driven):
                 async def shell(self):
-                    result = await self.monitor.exec("echo one; echo two >&2; sleep 0.1; printf 'th\\xc3\\xb6'; exit 3")
+                    result = await self.monitor.exec("echo one; echo two >&2; sleep 0.1; printf 'thö'; exit 3")
                     return [result.status, result.stdout, result.stderr]
 
                 async def plain(self):

@@ -27,7 +27,6 @@ HELLO = """
 
     hello = Hello()
     site = Site(hello)
-    number = 42
     """
 
 
@@ -83,15 +82,6 @@ class SiteTests(SessionTestCase):
                 return await deferLater(reactor, 0, lambda: b"hello at " + request.path)
             """,
         )
-
-    def test_no_kind(self) -> None:
-        """What is no application ends the session with 78, and the error says what one may be."""
-        session = self.session("--app", "hello:number", folder=self.folder(hello__py=HELLO))
-        self.assertEqual(session.exit_status(), 78)
-        reason = session.wait_for("SessionEnding")["reason"]
-        for words in ("--app hello:number is 42, of type int", "Resource", "Klein", "IService", "work(worker)"):
-            self.assertIn(words, reason)
-        self.assertNotIn("ServerRunning", [event["event"] for event in session.events])
 
 
 class ServiceTests(SessionTestCase):

@@ -42,10 +42,18 @@ timeout_seconds = 11
 timeout_seconds = 61
 [drain]
 timeout_seconds = 31
+unready_seconds = 5
 [restart]
 initial_delay_seconds = 0.25
 maximum_delay_seconds = 30
 reset_after_seconds = 90
+give_up_after = 20
+give_up_window_seconds = 300
+[limits]
+requests = 100000
+lifetime_seconds = 86400
+memory_mib = 500
+memory_samples = 6
 [output]
 show_server_output = false
 log_format = "json"

@@ -187,6 +187,17 @@ class CountTests(DrainTestCase):
             del wire.protocol, wire
             self.assertEqual((channel(), transport()), (None, None))
 
+    def test_channel_that_was_made_a_websocket(self) -> None:
+        """Twisted's own websockets put other methods on the channel: its end is seen all the same."""
+        wire = self.connect()
+        wire.send(GET.replace(b"page", b"kept"))
+        wire.protocol.dataReceived = wire.protocol.connectionLost = lambda _: None
+        self.tracked.close_idle()
+        self.clock.pump([IDLE_SECONDS] * 3)
+        self.assertEqual((self.tracked.open_connections, self.paths()), (1, ["/kept"]))
+        wire.end()
+        self.assertEqual((self.tracked.open_connections, self.paths()), (0, []))
+
     def test_late_close(self) -> None:
         """An application that closes a connection after its end, drained or not, does no harm, as without us."""
         for drain in (lambda: None, self.tracked.drain):

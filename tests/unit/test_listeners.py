@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
 from serverworker.processes.board import RequestBoard
+from serverworker.processes.drain import Tracked
 from serverworker.processes.listeners import Listeners, Port
 from serverworker.testing import FakeReactor
 
@@ -48,8 +49,10 @@ class ListenersTestCase(SynchronousTestCase):
         self.listeners = self.make()
         self.factory = Counting()
 
-    def make(self, *, bind: bool = True) -> Listeners:
-        made = Listeners(reactor=self.reactor, board=self.board, ports=self.ports, bind=bind)
+    def make(self, *, bind: bool = True, configured: dict[str, str] | None = None) -> Listeners:
+        made = Listeners(
+            reactor=self.reactor, board=self.board, ports=self.ports, bind=bind, configured=configured
+        )
         self.addCleanup(made.stop_accepting)
         return made
 
@@ -65,6 +68,12 @@ class ListenTests(ListenersTestCase):
     def test_addresses(self) -> None:
         """Every port of the session is there with its address, whether it is listened on or not."""
         self.assertEqual(self.listeners.addresses, {"server": "tcp:server", "socket": "tcp:socket"})
+
+    def test_configured_addresses(self) -> None:
+        """With ``bind = false`` no port is handed over: the addresses are those of the configuration."""
+        configured = {"server": "tcp:8080"}
+        self.assertEqual(self.make(bind=False, configured=configured).addresses, configured)
+        self.assertEqual(self.make(bind=False).addresses, {})
 
     def test_factory(self) -> None:
         """A factory is started when it is given, as by a Port, and is known by the port's name."""
@@ -153,6 +162,19 @@ class AcceptTests(ListenersTestCase):
         self.listeners.listen("socket", Counting())
         self.assertEqual(self.accepting(), [])
         self.assertEqual(self.factory.done, ["start"])
+
+    def test_what_is_drained(self) -> None:
+        """Each port's connections are drained, a port's too that is listened on meanwhile, and their idle ones closed."""
+        done: list[str] = []
+        self.patch(Tracked, "drain", lambda tracked: done.append(f"drain {tracked.factory!r}"))
+        self.patch(Tracked, "close_idle", lambda tracked: done.append(f"close {tracked.factory!r}"))
+        self.listeners.listen("server", self.factory)
+        self.listeners.drain()
+        self.assertEqual(done, ["drain <the first factory>"])
+        self.listeners.listen("socket", Counting())
+        self.assertEqual(len(done), 2)
+        self.listeners.close_idle()
+        self.assertEqual(done[2:], ["close <the first factory>", "close <the first factory>"])
 
     def test_when_gone(self) -> None:
         """Without a connection all is gone at once; with one it is when that has ended."""

@@ -146,18 +146,31 @@ class AgentTests(SessionTestCase):
         self.assertEqual(fault.error.message, "no network")
         self.assertIn("initialize_monitor", fault.error.traceback)
 
+    keeping: Exception | None = None
+
     def key_for(self, answer: Any) -> None:
         class Keyed(SessionAgent):
             async def initialize_monitor(self, monitor: Monitor) -> Any:
                 return answer
 
-        self.make(Keyed, key="made at random").start()
+        self.kept: list[str] = []
+
+        def keep(key: str) -> None:
+            if self.keeping is not None:
+                raise self.keeping
+            self.kept.append(key)
+
+        session = self.make(Keyed, key="made at random")
+        start = session._session.start
+        self.patch(session._session, "start", lambda *arguments: start(*arguments, keep))
+        session.start()
 
     def test_key(self) -> None:
         """The key that it answers is the session's, in every worker (row M12)."""
         self.key_for("its own")
         self.assertTrue(self.session.worker.authorizes("its own"))
         self.assertFalse(self.session.worker.authorizes("made at random"))
+        self.assertEqual(self.kept, ["its own"])
 
     def test_no_key(self) -> None:
         """Without one, the key that was made at random holds."""
@@ -166,12 +179,22 @@ class AgentTests(SessionTestCase):
         self.assertEqual(self.told(events.Fault), [])
 
     def test_wrong_key(self) -> None:
-        """What is no text is no key, and neither is an empty one: that is told, and the random one holds."""
-        for answer in (42, ""):
+        """What is no text, or none that can be one line of a file, is no key; that is told, but not the key itself."""
+        for answer in (42, "", "two\nlines", " a space", "\udcff"):
             self.key_for(answer)
             self.assertTrue(self.session.worker.authorizes("made at random"))
             (fault,) = self.told(events.Fault)
-            self.assertIn(f"not {answer!r}", fault.error.message)
+            self.assertIn(f"not this {type(answer).__name__}", fault.error.message)
+            self.assertNotIn(repr(answer), str(fault.error))
+            self.assertEqual(self.kept, [])
+
+    def test_key_that_cannot_be_kept(self) -> None:
+        """A key that its administrator could not find would let nobody in: the random one holds."""
+        self.keeping = OSError("the disk is full")
+        self.key_for("its own")
+        self.assertTrue(self.session.worker.authorizes("made at random"))
+        (fault,) = self.told(events.Fault)
+        self.assertIn("the disk is full", fault.error.message)
 
 
 class RecipeTests(SessionTestCase):

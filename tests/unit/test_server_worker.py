@@ -79,9 +79,10 @@ class IdentityTests(ServerWorkerTestCase):
     """There is one in a worker, and none elsewhere (rows W1 and W2)."""
 
     def test_who_it_is(self) -> None:
-        """Its number and its generation are public."""
+        """Its number, its generation and the reactor of its process are public."""
         worker = self.make()
         self.assertEqual((worker.id, worker.generation), (3, 2))
+        self.assertIsInstance(worker.reactor, Clock)
 
     def test_current(self) -> None:
         """`current` is the one of this process; without one it is a clear error."""

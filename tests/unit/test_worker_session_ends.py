@@ -1,0 +1,263 @@
+"""A worker ends: it is asked to leave, or it crashes (rows W4, W10, W11 and W15 of the original)."""
+
+from __future__ import annotations
+
+import threading
+from importlib import import_module
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from serverworker.values.events import Beat
+from serverworker.wire import commands
+from tests.unit.worker_session_case import WorkerSessionTestCase
+
+
+class LeaveTests(WorkerSessionTestCase):
+    """It is asked to leave (row W10)."""
+
+    application = """
+        stopped = []
+        def root(worker):
+            from twisted.application.service import Service
+            from twisted.internet.protocol import Factory
+            worker.listen("server", Factory())
+            class Noting(Service):
+                def stopService(self):
+                    stopped.append("stopped")
+            return Noting()
+        """
+
+    def test_order(self) -> None:
+        """It accepts no more and polls no more; exit handlers run while IPC works; then it stops, and exits with 0."""
+        self.bring_up()
+        self.assertEqual(len(self.reactor.readers), 1)
+        reasons: list[Any] = []
+        answers: list[Any] = []
+        self.monitor.handlers.on("save", lambda args: "saved")
+
+        async def handler(reason: Any) -> None:
+            reasons.append((reason.kind.value, reason.text))
+            answers.extend(await self.worker().emit("save"))
+
+        self.worker().add_exit_handler(handler)
+        self.leave()
+        self.assertEqual(reasons, [("restart", "generation 3 takes over")])
+        self.assertEqual(answers, ["saved"])
+        self.assertEqual(self.reactor.readers, [])
+        self.assertEqual(self.heartbeats[0].done[-1], "stop")
+        self.assertEqual(import_module(self.name).stopped, ["stopped"])
+        self.assertTrue(self.session.link.closed)
+        self.assertEqual(self.ended[0], (0, False))
+
+    def test_once(self) -> None:
+        """To be asked twice changes nothing; neither does an order to serve that comes too late."""
+        self.bring_up()
+        calls: list[Any] = []
+        waiting: Deferred[None] = Deferred()
+
+        def handler(reason: Any) -> Deferred[None]:
+            calls.append(reason)
+            return waiting
+
+        self.worker().add_exit_handler(handler)
+        self.leave()
+        self.leave()
+        self.order(commands.Serve)
+        self.assertEqual((len(calls), self.reactor.readers, self.ended), (1, [], []))
+        waiting.callback(None)
+        self.reactor.turn()
+        self.assertEqual(self.ended[0], (0, False))
+
+    def test_deadline(self) -> None:
+        """What is not done at the deadline is cut short, which is told; the exit status is 0 all the same."""
+        self.bring_up()
+        self.worker().add_exit_handler(lambda reason: Deferred())
+        self.leave(seconds=7.0)
+        self.reactor.pass_seconds(6.9)
+        self.assertEqual(self.ended, [])
+        self.reactor.pass_seconds(0.2)
+        self.assertEqual(self.ended[0], (0, False))
+        text = " ".join(self.monitor.notes())
+        self.assertIn("has not finished within 7 s", text)
+        self.flushLoggedErrors()
+
+    def test_stop_that_fails(self) -> None:
+        """A service that cannot be stopped is told, and the exit goes on."""
+        self.bring_up()
+        module: Any = import_module(self.name)
+        module.stopped = None
+        self.leave()
+        self.assertIn("what is left is cut short, and the exit goes on", self.monitor.notes()[-1])
+        self.assertEqual(self.ended[0], (0, False))
+        self.assertEqual(len(self.flushLoggedErrors(AttributeError)), 1)
+
+    def test_exit_handler_that_fails(self) -> None:
+        """An exit handler that fails is told by name, and stops nothing (row W4)."""
+        self.bring_up()
+
+        def say_goodbye(reason: Any) -> None:
+            raise OSError("no network")
+
+        self.worker().add_exit_handler(say_goodbye)
+        self.leave()
+        self.assertRegex(
+            self.monitor.notes()[0], r"^exit handler .*say_goodbye failed: no network; the exit goes on$"
+        )
+        self.assertEqual(self.ended[0], (0, False))
+        self.flushLoggedErrors(OSError)
+
+    def test_drain_hooks(self) -> None:
+        """What is to be done at the drain is done once: when it becomes unready, or else when it leaves."""
+        self.bring_up()
+        calls: list[int] = []
+        self.worker().on_drain(lambda: calls.append(1))
+        self.order(commands.Unready)
+        self.assertEqual((calls, len(self.reactor.readers)), ([1], 1))
+        self.leave("session-end")
+        self.assertEqual(calls, [1])
+
+    def test_no_drain(self) -> None:
+        """Where nothing is to be waited for, drain hooks are not called; exit handlers are."""
+        self.bring_up()
+        calls: list[str] = []
+        self.worker().on_drain(lambda: calls.append("drain"))
+        self.worker().add_exit_handler(lambda reason: calls.append("exit"))
+        self.leave(drain=False)
+        self.assertEqual(calls, ["exit"])
+
+    def test_monitor_is_gone(self) -> None:
+        """Without a monitor it finishes what there is and ends, its exit handlers told so; it is no crash."""
+        self.bring_up()
+        reasons: list[Any] = []
+        self.worker().add_exit_handler(reasons.append)
+        self.monitor.link.close()
+        self.reactor.turn()
+        (reason,) = reasons
+        self.assertEqual(reason.kind.value, "session-end")
+        self.assertIn("the monitor is gone", reason.text)
+        self.reactor.pass_seconds(3)
+        self.assertEqual(self.ended[0], (0, False))
+
+    def test_terminated(self) -> None:
+        """SIGTERM from outside is told as such, and drains; to the monitor that is a death nobody asked for."""
+        self.bring_up()
+        reasons: list[Any] = []
+        self.worker().add_exit_handler(reasons.append)
+        self.session.terminated()
+        self.session.terminated()
+        self.reactor.turn()
+        (crash,) = [given for name, given in self.monitor.heard if name == "CrashDetected"]
+        self.assertEqual(crash["kind"], "signal")
+        self.assertIn("SIGTERM came from outside", crash["error"]["message"])
+        self.assertEqual(len(reasons), 1)
+        self.assertEqual(self.ended[0], (0, False))
+
+
+class CrashTests(WorkerSessionTestCase):
+    """Something in the worker is broken (rows W11 and W15)."""
+
+    def crash(self) -> dict[str, Any]:
+        (crash,) = [given for name, given in self.monitor.heard if name == "CrashDetected"]
+        return dict(crash)
+
+    def test_uncaught(self) -> None:
+        """An error that nothing handled: told first, then the exit handlers with it, the notes, and exit 1 at once."""
+        self.bring_up()
+        reasons: list[Any] = []
+        self.worker().add_exit_handler(reasons.append)
+        self.fail_somewhere(OSError("no data base"))
+        self.assertEqual(self.monitor.names(), ["CrashDetected", "Note", "Note"])
+        self.assertEqual(
+            (self.crash()["kind"], self.crash()["error"]["message"]), ("exception", "no data base")
+        )
+        self.assertIn("in fail_somewhere", self.crash()["error"]["traceback"])
+        ((kind, error),) = [(reason.kind.value, reason.error) for reason in reasons]
+        self.assertEqual((kind, error.message), ("crash", "no data base"))
+        first, second = self.monitor.notes()
+        self.assertRegex(first, r"^crash event detected @ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$")
+        self.assertEqual(second, "OSError: no data base")
+        self.assertEqual(self.ended, [(1, True)])
+        self.assertEqual(self.reactor.readers, [])
+        self.assertEqual(self.heartbeats[0].done[-1], "stop")
+
+    def test_once(self) -> None:
+        """What fails while it crashes is no second crash; the process ends once."""
+        self.bring_up()
+        waiting: Deferred[None] = Deferred()
+        self.worker().add_exit_handler(lambda reason: waiting)
+        self.fail_somewhere(OSError("no data base"))
+        self.fail_somewhere(KeyError("and so on"))
+        self.assertEqual(self.ended, [])
+        waiting.callback(None)
+        self.reactor.turn()
+        self.assertEqual(self.crash()["error"]["message"], "no data base")
+        self.assertEqual(self.ended, [(1, True)])
+
+    def test_exit_handler_hangs(self) -> None:
+        """A crash has five seconds for its exit handlers."""
+        self.bring_up()
+        self.worker().add_exit_handler(lambda reason: Deferred())
+        self.fail_somewhere(OSError("no data base"))
+        self.reactor.pass_seconds(4.9)
+        self.assertEqual(self.ended, [])
+        self.reactor.pass_seconds(0.2)
+        self.assertEqual(self.ended, [(1, True)])
+        self.flushLoggedErrors()
+
+    def test_while_it_leaves(self) -> None:
+        """A crash of one that is leaving is a crash; exit handlers that run already have their time."""
+        self.bring_up()
+        done: list[str] = []
+        waiting: Deferred[None] = Deferred()
+        waiting.addCallback(lambda _: done.append("saved"))
+        self.worker().add_exit_handler(lambda reason: waiting)
+        self.leave()
+        self.fail_somewhere(OSError("no data base"))
+        self.assertEqual((self.crash()["kind"], self.ended), ("exception", []))
+        waiting.callback(None)
+        self.reactor.turn()
+        self.assertEqual(done, ["saved"])
+        self.assertIn((1, True), self.ended)
+
+    def test_in_a_thread(self) -> None:
+        """An error in a thread of the application's own is one too; what follows happens in the reactor's."""
+        self.bring_up()
+
+        def broken() -> None:
+            raise OSError("in a thread")
+
+        thread = threading.Thread(target=broken)
+        thread.start()
+        thread.join()
+        self.assertEqual(self.monitor.heard, [])
+        self.reactor.turn()
+        self.assertEqual(self.crash()["error"]["message"], "in a thread")
+
+    def test_heartbeats(self) -> None:
+        """Too many heartbeats that failed are the same end, told as what they are."""
+        self.bring_up()
+        self.heartbeats[0].gave_up(
+            Beat(at=1.0, ok=False, seconds=5.0, text="no answer within 5 s", failures=3)
+        )
+        self.reactor.turn()
+        self.assertEqual(self.crash()["kind"], "heartbeat")
+        self.assertEqual(
+            self.crash()["error"]["message"],
+            "the health route failed 3 times in a row: no answer within 5 s",
+        )
+        self.assertEqual(self.ended, [(1, True)])
+
+    def test_dead_monitor(self) -> None:
+        """A crash that nobody hears of ends the process within two seconds all the same."""
+        self.bring_up()
+        self.patch(self.monitor.link, "ampBoxReceived", lambda box: None)
+        self.fail_somewhere(OSError("no data base"))
+        self.reactor.pass_seconds(2.1)
+        self.assertEqual(self.ended, [(1, True)])
+
+    def test_noise(self) -> None:
+        """What the application itself logged is no crash."""
+        self.bring_up()
+        self.fail_somewhere(OSError("handled"), namespace="wiki")
+        self.assertEqual((self.monitor.heard, self.ended), ([], []))
