@@ -66,8 +66,8 @@ def makeService(options: Options) -> MonitorService:
     settings = settle(options)
     conclude_check(options, settings)
     # Settled now: Twisted changes the current folder when it daemonises.
-    directory = settings.app.directory or str(Path.cwd())
-    settings = evolve(settings, app=evolve(settings.app, directory=directory))
+    folder = str(Path.cwd())
+    settings = _in_folder(settings, folder)
     manager = take_service_manager(os.environ, os.getpid())
     notify = NotifySocket(manager.notify_socket) if manager is not None else None
     try:
@@ -79,12 +79,18 @@ def makeService(options: Options) -> MonitorService:
     return MonitorService(
         reactor=turning,
         settings=settings,
+        read=lambda: _in_folder(options.settings(), folder),
         ports=ports,
         notify=notify,
         watchdog_seconds=manager.watchdog_seconds if manager is not None else None,
         environment=dict(os.environ),
         parent_options=options.parent or {},
     )
+
+
+def _in_folder(settings: Settings, folder: str) -> Settings:
+    """The settings, with the folder that the workers run in filled in."""
+    return evolve(settings, app=evolve(settings.app, directory=settings.app.directory or folder))
 
 
 def _listen(settings: Settings, notify: NotifySocket | None) -> Ports:
@@ -126,6 +132,7 @@ class MonitorService(Service):
         *,
         reactor: Any,
         settings: Settings,
+        read: Callable[[], Settings],
         ports: Ports,
         notify: NotifySocket | None,
         watchdog_seconds: float | None,
@@ -153,6 +160,7 @@ class MonitorService(Service):
             key=new_key(),
             seed=random.SystemRandom().getrandbits(48),
             over=self._session_over,
+            read=read,
         )
 
     def setServiceParent(self, parent: Any) -> None:

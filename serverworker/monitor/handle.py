@@ -139,7 +139,7 @@ class Monitor:
         """
         if mode not in ("clean", "force"):
             raise ValueError(f"a restart is clean or force, not {mode!r}")
-        return self._session.engine.ask_restart(mode, asked_by)
+        return self._session.restart(mode, asked_by)
 
     def kill_session(self, reason: str, graceful: bool = True, error_code: int = 0) -> Deferred[str]:
         """End the session: exit handlers, every worker drained (or, not graceful, killed), exit with that status.

@@ -13,6 +13,9 @@ from twisted.logger import Logger
 
 from serverworker.values.settings import WatchdogSettings
 
+_JITTER = 0.1
+"""Of an interval: a timer is always late by a little, which must not put a judgement off to the next turn."""
+
 
 class Pinged(Protocol):
     """A worker that can be asked."""
@@ -24,15 +27,17 @@ class Pinged(Protocol):
 
 
 @define
-class _Outstanding:
+class _Ping:
     since: float
-    answered: bool = False
+    """When the worker was last known to turn: by its answer before this one, or by being there."""
+    answered_at: float | None = None
 
 
 class Pinger:
-    """Pings all workers at an interval, and tells which has not answered within the deadline.
+    """Pings all workers at an interval, and tells which has not answered for as long as the deadline.
 
-    Judged by the monitor's own clock: time in which the monitor itself did not turn counts against nobody.
+    That counts from its last answer, since it may hang from right behind it. Judged by the monitor's own clock: time
+    in which the monitor itself did not turn counts against nobody.
     """
 
     _log = Logger(namespace="serverworker.monitor")
@@ -50,7 +55,8 @@ class Pinger:
         self._settings = settings
         self._workers = workers
         self._hung = hung
-        self._outstanding: dict[int, _Outstanding] = {}
+        self._pings: dict[int, _Ping] = {}
+        self._jitter = _JITTER * settings.interval_seconds
         self._last_turn = 0.0
         self._loop = LoopingCall(self._safe_turn)
         self._loop.clock = clock
@@ -73,32 +79,39 @@ class Pinger:
     def _turn(self) -> None:
         now = self._clock.seconds()
         # The timer came late by so much: the monitor slept or was stopped, and could not have read an answer.
-        late = max(0.0, now - self._last_turn - self._settings.interval_seconds)
+        late = now - self._last_turn - self._settings.interval_seconds
+        if late < self._jitter:
+            late = 0.0
         self._last_turn = now
         seen = set()
         for worker in self._workers():
             seen.add(worker.id)
             self._look_at(worker, now, late)
-        for gone in self._outstanding.keys() - seen:
-            del self._outstanding[gone]
+        for gone in self._pings.keys() - seen:
+            del self._pings[gone]
 
     def _look_at(self, worker: Pinged, now: float, late: float) -> None:
-        ping = self._outstanding.get(worker.id)
-        if ping is None or ping.answered:
+        ping = self._pings.get(worker.id)
+        if ping is None:
             self._ask(worker, now)
-            return
-        ping.since += late
-        waited = now - ping.since
-        if waited >= self._settings.timeout_seconds:
+        elif ping.answered_at is not None:
+            # Not from earlier on: the monitor itself may have slept since the answer.
+            self._ask(worker, max(ping.answered_at, now - self._settings.interval_seconds))
+        else:
+            ping.since += late
+            self._judge(worker, now - ping.since)
+
+    def _judge(self, worker: Pinged, waited: float) -> None:
+        if waited >= self._settings.timeout_seconds - self._jitter:
             # Judged once: asked again only if it should still be there at the next turn.
-            del self._outstanding[worker.id]
+            del self._pings[worker.id]
             self._hung(worker.id, waited)
 
-    def _ask(self, worker: Pinged, now: float) -> None:
-        ping = self._outstanding[worker.id] = _Outstanding(since=now)
+    def _ask(self, worker: Pinged, since: float) -> None:
+        ping = self._pings[worker.id] = _Ping(since=since)
 
         def answered(_: object) -> None:
-            ping.answered = True
+            ping.answered_at = self._clock.seconds()
 
         # A link that breaks is somebody else's news: it is no hang.
         worker.ping().addBoth(answered)

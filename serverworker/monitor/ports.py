@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
-from serverworker.processes.sockets import SocketFile, bind, describe_bound, file_of
+from serverworker.processes.sockets import SocketFile, bind, describe_bound, file_of, release
 from serverworker.processes.spawn import BoundPort
 from serverworker.values.errors import ConfigurationError, nearest
 from serverworker.values.ports import PortSettings, parse_port
@@ -24,6 +24,7 @@ class Ports:
             name: None if name in activated else file_of(each) for name, each in bound.items()
         }
         self._former: list[tuple[socket.socket, SocketFile | None]] = []
+        self._before: tuple[dict[str, socket.socket], dict[str, SocketFile | None]] | None = None
 
     def bound(self) -> tuple[BoundPort, ...]:
         """What the next generation is handed."""
@@ -48,6 +49,41 @@ class Ports:
         self._former.append((self._bound[name], self._files[name]))
         self._bound[name], self._files[name] = made, file_of(made)
         return settings
+
+    def replace(self, ports: Sequence[PortSettings], current: Sequence[PortSettings]) -> None:
+        """Have these ports in the place of the `current` ones; only those that differ are bound.
+
+        Raises `PortUnavailable`, and changes nothing then.
+        """
+        known = {port.name: port for port in current}
+        made: dict[str, socket.socket] = {}
+        try:
+            for port in ports:
+                if known.get(port.name) != port:
+                    made[port.name] = bind(port)
+        except BaseException:
+            for each in made.values():
+                release(each)
+            raise
+        self._before = (self._bound, self._files)
+        names = [port.name for port in ports]
+        self._former += [
+            (each, self._files[name])
+            for name, each in self._bound.items()
+            if name in made or name not in names
+        ]
+        self._bound = {name: made.get(name) or self._bound[name] for name in names}
+        self._files = {name: file_of(made[name]) if name in made else self._files[name] for name in names}
+
+    def take_back(self) -> None:
+        """Undo the last `replace`; what it bound is closed with the former ones."""
+        if self._before is not None:
+            bound, files = self._before
+            self._former += [
+                (each, self._files[name]) for name, each in self._bound.items() if each not in bound.values()
+            ]
+            self._former = [each for each in self._former if each[0] not in bound.values()]
+            self._bound, self._files, self._before = bound, files, None
 
     def close_former(self, needed: Collection[socket.socket] = ()) -> None:
         """Close the former sockets, but for those that are still `needed`: a worker may yet be started with them."""

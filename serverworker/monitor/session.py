@@ -15,8 +15,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from serverworker.decisions import inputs
+from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
-from serverworker.monitor.engine import Engine, Surroundings
+from serverworker.monitor.engine import Engine, NotDone, Surroundings
 from serverworker.monitor.handle import Monitor
 from serverworker.monitor.limits import LimitsWatch, Measured, ServingWorker
 from serverworker.monitor.pinger import Pinger
@@ -32,11 +33,11 @@ from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
 from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, passed_on, resolve_recipe
 from serverworker.values import events
-from serverworker.values.errors import ConfigurationError
+from serverworker.values.errors import ConfigurationError, PortUnavailable
 from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
-from serverworker.values.state import Life, Policy
+from serverworker.values.state import Life, Phase
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
@@ -47,25 +48,6 @@ _AGENT_SECONDS = 10.0
 """How long workers wait for the agent to set the monitor up before they go on without."""
 _STEP_SECONDS = 5.0
 """How long each step of the monitor's own end may take."""
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The figures that decisions depend on."""
-    return Policy(
-        count=settings.workers.count,
-        standby=settings.workers.standby,
-        # Who binds by itself finds the port taken as long as its predecessor is there.
-        overlap=settings.workers.overlap and settings.workers.bind,
-        startup_seconds=settings.startup.timeout_seconds,
-        drain_seconds=settings.drain.timeout_seconds,
-        initial_delay_seconds=settings.restart.initial_delay_seconds,
-        maximum_delay_seconds=settings.restart.maximum_delay_seconds,
-        reset_after_seconds=settings.restart.reset_after_seconds,
-        give_up_after=settings.restart.give_up_after,
-        give_up_window_seconds=settings.restart.give_up_window_seconds,
-        unready_seconds=settings.drain.unready_seconds,
-        starting_at_once=max(2, os.cpu_count() or 1),
-    )
 
 
 class Session:
@@ -84,13 +66,14 @@ class Session:
         key: str,
         seed: int,
         over: Callable[[int], object],
+        read: Callable[[], Settings] | None = None,
         spawner: Spawner | None = None,
         role: ProcessRole = THIS_PROCESS,
     ) -> None:
-        """`over(status)` is called when all is gone. Raises `AlreadyLaunched` where a monitor runs already."""
+        """`over(status)` is called when all is gone; `read` reads options and file anew for a restart. Raises `AlreadyLaunched` where a monitor runs already."""
         role.take("monitor")
         self.reactor = reactor
-        self.settings = settings
+        self.configuration = Configuration(settings, ports, read)
         self.stream = stream
         self.handlers = Handlers()
         self.console_commands = ConsoleCommands(OWN_COMMANDS)
@@ -124,17 +107,29 @@ class Session:
             policy_of(settings),
             seed,
         )
-        self._limits = LimitsWatch(
-            clock=reactor,
-            limits=settings.limits,
+        self._chance = Random(seed).random  # noqa: S311 - jitter, not a secret
+        self._limits = self._make_limits()
+        self._pinger = self._make_pinger()
+        stream.observe(self._watch_own_events)
+
+    @property
+    def settings(self) -> Settings:
+        """What the session is configured with, now."""
+        return self.configuration.settings
+
+    def _make_limits(self) -> LimitsWatch:
+        return LimitsWatch(
+            clock=self.reactor,
+            limits=self.settings.limits,
             workers=self._serving,
             worn=lambda worker, text: self.engine.happened(inputs.Worn(worker=worker, text=text)),
-            chance=Random(seed).random,  # noqa: S311 - jitter, not a secret
+            chance=self._chance,
         )
-        self._pinger = Pinger(
-            clock=reactor, settings=settings.watchdog, workers=self.engine.pinged, hung=self._hung
+
+    def _make_pinger(self) -> Pinger:
+        return Pinger(
+            clock=self.reactor, settings=self.settings.watchdog, workers=self.engine.pinged, hung=self._hung
         )
-        stream.observe(self._watch_own_events)
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -149,7 +144,9 @@ class Session:
         self._guardian.start(self.settings.drain.timeout_seconds)
         self._pinger.start()
         self._limits.start()
-        ports = self._ports.described() or tuple(f"{each.name}={each.describe()}" for each in self.settings.ports)
+        ports = self._ports.described() or tuple(
+            f"{each.name}={each.describe()}" for each in self.settings.ports
+        )
         self.stream.publish(
             events.SessionStarted(pid=os.getpid(), ports=ports, state_directory=state_directory)
         )
@@ -187,14 +184,18 @@ class Session:
         if generation not in self._recipes:
             environment = {**self._environment, **self._guardian.environment}
             self._recipes[generation] = resolve_recipe(
-                self.settings.app, self._ports.bound(), environment, self._shares
+                self.configuration.of(generation).app, self._ports.bound(), environment, self._shares
             )
         return self._recipes[generation]
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
         if self._agent_ready is not None:
             await self._agent_ready
-        return {"settings": self.settings.as_json(), "generation": generation, "key": self.key}
+        return {
+            "settings": self.configuration.of(generation).as_json(),
+            "generation": generation,
+            "key": self.key,
+        }
 
     def _join_answer(self, worker: int, generation: int) -> Deferred[dict[str, Any]]:
         process = self.engine.process(worker)
@@ -234,10 +235,25 @@ class Session:
                 reason = ExitReason(ExitKind.SESSION_END, text=ending.reason)
                 seconds = self.settings.drain.timeout_seconds if ending.graceful else _STEP_SECONDS
                 self._exits = ensureDeferred(self.exit_handlers.run(reason, seconds))
-            case events.RestartCompleted() | events.RestartFailed():
+            case events.RestartCompleted() | events.RestartFailed() as outcome:
+                self._settle_configuration(outcome.generation)
                 self._forget_recipes()
             case _:
                 pass
+
+    def _settle_configuration(self, generation: int) -> None:
+        """A restart is over: its configuration holds if its generation does."""
+        if self.engine.state.generation != generation:
+            self.configuration.take_back()
+            return
+        self.configuration.keep()
+        self._pinger.stop()
+        self._limits.stop()
+        self._pinger, self._limits = self._make_pinger(), self._make_limits()
+        self._pinger.start()
+        self._limits.start()
+        self._guardian.set_deadline(self.settings.drain.timeout_seconds)
+        self.engine.happened(inputs.NewPolicy(policy=policy_of(self.settings)))
 
     def _forget_recipes(self) -> None:
         """Let go of the recipes that no worker is started by any more, and of the sockets that are in no other."""
@@ -299,10 +315,20 @@ class Session:
 
         return result.addCallback(done).addBoth(forget)
 
+    def restart(self, mode: str, asked_by: str) -> Deferred[str]:
+        """Start a new generation, with the configuration as it is written now."""
+        state = self.engine.state
+        if state.phase is Phase.RUNNING and state.restart is None:
+            try:
+                self.configuration.read_anew(state.generation)
+            except (ConfigurationError, PortUnavailable) as error:
+                return fail(NotDone(f"nothing is restarted, and the session goes on as it was: {error}"))
+        return self.engine.ask_restart(mode, asked_by)
+
     def set_polling(self, seconds: float) -> None:
         """Change the heartbeat's interval."""
         polling: PollingSettings = evolve(self.settings.polling, interval_seconds=seconds)
-        self.settings = evolve(self.settings, polling=polling)
+        self.configuration.settings = evolve(self.settings, polling=polling)
         for worker in self.engine.state.workers:
             process = self.engine.process(worker.id)
             if process is not None and worker.alive:
@@ -322,16 +348,16 @@ class Session:
         except Exception as error:
             return fail(error)
         ports = tuple(port if each.name == name else each for each in self.settings.ports)
-        self.settings = evolve(self.settings, ports=ports)
+        self.configuration.settings = evolve(self.settings, ports=ports)
         self.stream.publish(events.PortChanged(name=name, description=port.describe()))
         if now:
-            return self.engine.ask_restart("clean", asked_by)
+            return self.restart("clean", asked_by)
         return succeed(f"port {name} is {port.describe()} from the next restart on")
 
     def set_workers(self, count: int) -> None:
         """Change how many workers serve."""
         workers: WorkersSettings = evolve(self.settings.workers, count=count)
-        self.settings = evolve(self.settings, workers=workers)
+        self.configuration.settings = evolve(self.settings, workers=workers)
         self.engine.happened(inputs.NewPolicy(policy=policy_of(self.settings)))
 
     # --- the end --------------------------------------------------------------------------------

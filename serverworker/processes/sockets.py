@@ -178,13 +178,17 @@ class _Patience:
     sleep: Callable[[float], None]
 
     def bind(self, port: PortSettings) -> socket.socket:
-        began, told = self.now(), False
+        last_held, told = self.now(), False
         while True:
             try:
                 return bind(port)
             except PortInUse as error:
-                unheld = began + LET_GO_SECONDS if error.let_go else began
-                if self.now() >= (self.deadline if error.will_end else unheld):
+                gone = error.let_go or (told and not error.holders)
+                if error.will_end:
+                    last_held, limit = self.now(), self.deadline
+                else:
+                    limit = last_held + LET_GO_SECONDS if gone else last_held
+                if self.now() >= limit:
                     raise
                 if error.will_end and not told:
                     told = True
@@ -267,10 +271,11 @@ def _unavailable(port: PortSettings, error: OSError) -> PortUnavailable:
     """The error for the operator: which port, why, whose it is, what to do."""
     head = f"port {port.name!r} cannot be bound to {port.describe()}: "
     if error.errno == errno.EADDRINUSE:
-        inodes = _inodes(port)
-        holders = socket_holders.holders(inodes)
+        holders = socket_holders.holders(_inodes(port))
+        # Looked for again: who held it may have closed it while the holders were looked for.
+        let_go = not holders and not _inodes(port)
         what = f"{socket_holders.describe(holders)}; stop that, or choose another {_what(port)}"
-        return PortInUse(f"{head}in use by {what}", holders, let_go=not inodes)
+        return PortInUse(f"{head}in use by {what}", holders, let_go=let_go)
     if isinstance(error, socket.gaierror):
         why = f"{port.interface!r} is no address here ({error.strerror}); give one of this machine's, or none for all"
     else:

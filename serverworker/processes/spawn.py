@@ -22,6 +22,9 @@ from serverworker.values.settings import AppSettings
 _NEVER_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 """What the names of variables begin with that are for the monitor alone; a new systemd has new ones."""
 
+WORKER_VARIABLE = "SERVERWORKER_WORKER"
+"""The worker's id, in its environment and so in that of all that it starts: what it leaves behind is known by it."""
+
 
 @frozen(kw_only=True)
 class BoundPort:
@@ -153,7 +156,11 @@ class InterpreterSpawner:
         for name, number in zip(("channel", "stacks", "board", "shares"), numbers, strict=True):
             arguments.append(f"--{name}={number}")
         arguments.extend(f"--port={port.name}={port.description}" for port in recipe.ports)
-        environment = {**recipe.environment, **listen_environment([port.name for port in recipe.ports])}
+        environment = {
+            **recipe.environment,
+            **listen_environment([port.name for port in recipe.ports]),
+            WORKER_VARIABLE: str(worker_id),
+        }
         with open(os.devnull, "rb") as nothing:
             descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
             descriptors.update(enumerate((*sockets, *theirs), FIRST_DESCRIPTOR))

@@ -73,7 +73,7 @@ class _Thread:
     """Innermost first."""
 
 
-_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+) in (?P<function>.*)')
+_FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>[0-9]{1,9}) in (?P<function>.*)')
 
 
 def _main_thread(dump: str) -> list[HungAt]:

@@ -26,11 +26,12 @@ class Wire(StringTransport):
     """A reactor's transport as far as a drain knows it, without a socket."""
 
     protocol: Any = None
-    left = False
+    left = 0
+    """How often the writing half was closed."""
     aborted = False
 
     def loseWriteConnection(self) -> None:
-        self.left = True
+        self.left += 1
         IHalfCloseableProtocol(self.protocol).writeConnectionLost()
 
     def loseConnection(self) -> None:

@@ -119,6 +119,7 @@ class CountersTests(BoardTestCase):
         for ticket in streams:
             self.writer.end(ticket)
         self.assertEqual(self.paths(), ["/hung"])
+        self.assertEqual(self.writer._unnamed, set(), "a worker's memory would grow with every stream")
         self.writer.end(hung)
         self.assertEqual(
             self.reader.counters(),

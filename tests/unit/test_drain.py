@@ -111,6 +111,17 @@ class CountTests(DrainTestCase):
         self.assertEqual(self.tracked.open_connections, 0)
         self.assertEqual(self.board.counters().open_connections, 0)
 
+    def test_request_that_was_sent_on_behind_another(self) -> None:
+        """It is in flight when its turn comes, which is inside the end of the one before it."""
+        wire = self.connect()
+        wire.send(GET.replace(b"page", b"kept") * 2)
+        self.assertEqual(self.paths(), ["/kept"])
+        self.page.kept.pop().finish()
+        self.assertEqual((self.tracked.in_flight, self.paths()), (1, ["/kept"]))
+        self.page.kept.pop().finish()
+        self.assertEqual((self.tracked.in_flight, self.paths()), (0, []))
+        self.assertEqual(self.board.counters().requests_finished, 2)
+
     def test_when_idle_fires_at_once(self) -> None:
         """Where there is nothing to wait for."""
         self.successResultOf(self.tracked.when_idle())
@@ -234,9 +245,9 @@ class EndTests(DrainTestCase):
         self.clock.advance(IDLE_SECONDS / 2)
         late = self.connect()
         self.clock.advance(IDLE_SECONDS / 2)
-        self.assertEqual((early.left, late.left, half.left), (True, False, False))
+        self.assertEqual((early.left, late.left, half.left), (1, 0, 0))
         self.clock.advance(IDLE_SECONDS)
-        self.assertEqual((late.left, half.left), (True, False))
+        self.assertEqual((early.left, late.left, half.left), (1, 1, 0))
         for wire in (early, late, half):
             wire.end()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -234,7 +234,7 @@ class Law(TestCase):
         if wire.left:
             self.assertEqual(sent % len(GET), 0)
             self.assertEqual(wire.value().rpartition(b"HTTP/1.1")[2].count(b"Connection: close"), 1)
-        self.assertEqual(wire.value().count(b"Connection: close"), int(wire.left))
+        self.assertEqual(wire.value().count(b"Connection: close"), wire.left)
         case.doCleanups()
 
 

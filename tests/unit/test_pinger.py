@@ -160,7 +160,7 @@ class HangTests(PingerTestCase):
         self.assertEqual(self.hung, [])
 
     def test_late_answer(self) -> None:
-        """An answer in the last moment counts, and the next question has its whole deadline."""
+        """An answer in the last moment counts, and the deadline begins anew with it."""
         worker = self.worker(answers=False)
         self.pinger.start()
         self.turn(1 + TIMEOUT - 0.5)
@@ -168,6 +168,29 @@ class HangTests(PingerTestCase):
         self.turn(TIMEOUT - 0.5)
         self.assertEqual(self.hung, [])
         self.turn(2)
+        self.assertEqual(len(self.hung), 1)
+
+    def test_from_the_last_answer(self) -> None:
+        """The deadline counts from the last answer: who hangs from right behind it is told no later for that."""
+        worker = self.worker()
+        self.pinger.start()
+        self.turn(5)
+        worker.answers = False
+        self.turn(TIMEOUT - 0.125)
+        self.assertEqual(self.hung, [])
+        self.turn(0.125)
+        self.assertEqual(self.hung, [(1, TIMEOUT)])
+
+    def test_jitter(self) -> None:
+        """A timer that is always late by a little, and an answer that takes its moment, put no judgement off."""
+        worker = self.worker(answers=False)
+        self.pinger.start()
+        for second in range(1, 2 + round(TIMEOUT)):
+            self.assertEqual(self.hung, [])
+            late = 0.05 - 0.004 * second
+            self.clock.advance(second + late - self.clock.seconds())
+            if second == 1:
+                worker.answer()
         self.assertEqual(len(self.hung), 1)
 
     def test_broken_link(self) -> None:
@@ -220,6 +243,16 @@ class SleepTests(PingerTestCase):
         self.turn(3)
         self.assertEqual(self.hung, [])
         self.assertGreaterEqual(worker.pings, 2)
+
+    def test_asleep_after_an_answer(self) -> None:
+        """A sleep right behind a worker's answer counts no more than any other."""
+        worker = self.worker()
+        self.pinger.start()
+        self.turn(1.5)
+        self.sleep(60)
+        worker.answers = False
+        self.turn(TIMEOUT - 1)
+        self.assertEqual(self.hung, [])
 
     def test_asleep_over_and_over(self) -> None:
         """Nor after many sleeps, each as long as the deadline, with hardly a turn between them."""
