@@ -91,6 +91,8 @@ class Contender:
     command: Callable[[Place], list[str]]
     reload: Callable[[Running], None] | None = None
     """Has it bring fresh code in, in its own gentlest way; None where it has none."""
+    servers: int = 1
+    """How many workers serve where one is wanted."""
     ready_says: bytes = b""
     """What its log says of each worker that is ready, where more than the first answer is waited for."""
 
@@ -247,9 +249,7 @@ def _configured(program: str, option: str, text: str) -> Callable[[Place], list[
     def command(place: Place) -> list[str]:
         path = place.folder / f"{program}.conf"
         path.write_text(
-            text.format(
-                folder=place.folder, python=sys.executable, port=place.port, workers=place.workers
-            )
+            text.format(folder=place.folder, python=sys.executable, port=place.port, workers=place.workers)
         )
         return [_script(program), *option.split(), str(path)]
 
@@ -283,7 +283,7 @@ CONTENDERS = (
     OURS,
     GUNICORN_SYNC,
     GUNICORN_ASGI,
-    Contender(name="uvicorn, 2 workers", needs="uvicorn", command=_uvicorn, reload=_hang_up),
+    Contender(name="uvicorn, 2 workers", needs="uvicorn", command=_uvicorn, reload=_hang_up, servers=2),
     Contender(name="granian", needs="granian", command=_granian, reload=_hang_up),
     CIRCUS,
     SUPERVISORD,

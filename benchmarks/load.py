@@ -61,9 +61,7 @@ class Client:
             outcome = "timeout"
         except (OSError, ValueError):
             outcome = "reset"
-        self.requests.append(
-            Request(began=began, ended=time.monotonic(), outcome=outcome, pid=pid)
-        )
+        self.requests.append(Request(began=began, ended=time.monotonic(), outcome=outcome, pid=pid))
 
     def answered(self, after: float) -> bool:
         """Whether a connection that was begun after that moment has been answered."""

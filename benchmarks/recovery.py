@@ -181,7 +181,9 @@ async def ready(running: Running, workers: int) -> None:
     deadline = time.monotonic() + 60
     while running.contender.ready_says and running.ready_workers < workers:
         if time.monotonic() > deadline:
-            print(f"{running.contender.name} is not whole:\n{running.log.read_text()[-4000:]}", file=sys.stderr)
+            print(
+                f"{running.contender.name} is not whole:\n{running.log.read_text()[-4000:]}", file=sys.stderr
+            )
             return
         await asyncio.sleep(0.05)
 
@@ -244,7 +246,9 @@ def table(found: dict[str, Figures]) -> str:
                 continue
             first, gap = [blow.first_answer for blow in blows], [blow.gap for blow in blows]
             times = (median(first), max(first), median(gap), max(gap), median(blow.calm for blow in blows))
-            sums = [sum(getattr(blow, each) for blow in blows) for each in ("refused", "reset", "timeout", "lost")]
+            sums = [
+                sum(getattr(blow, each) for blow in blows) for each in ("refused", "reset", "timeout", "lost")
+            ]
             undone = sum(not blow.done for blow in blows)
             lines.append(
                 f"{name:20}"

@@ -35,6 +35,8 @@ from serverworker.observers.systemd import (
     take_service_manager,
 )
 from serverworker.options import Options, conclude_check, settle
+from serverworker.processes.descendants import set_subreaper
+from serverworker.processes.reaper import Reaper
 from serverworker.processes.references import load_agent
 from serverworker.processes.sockets import bind_all, describe_bound
 from serverworker.processes.state_directory import (
@@ -150,6 +152,7 @@ class MonitorService(Service):
         self._exit = _ExitStatus()
         self._over: Deferred[None] | None = Deferred()
         self._signals = 0
+        self._reaper = Reaper(reactor)
         self.stream = EventStream()
         self.session = Session(
             reactor=reactor,
@@ -184,6 +187,7 @@ class MonitorService(Service):
 
     def _begin(self) -> None:
         self._install_signals()
+        self._adopt_orphans()
         try:
             state = StateDirectory.open(
                 default_path(self._environment, self._settings),
@@ -204,6 +208,16 @@ class MonitorService(Service):
         self._tell_service_manager()
         self._open_console()
         self.session.start(str(state.path), agent, state.write_key)
+
+    def _adopt_orphans(self) -> None:
+        """Not before: a process that daemonises is another one afterwards."""
+        try:
+            set_subreaper()
+        except OSError as error:
+            self._log.warn(
+                "{error}: processes that a worker leaves in sessions of their own live until the session ends",
+                error=error,
+            )
 
     def _tell_service_manager(self) -> None:
         if self._notify is None:
@@ -257,6 +271,10 @@ class MonitorService(Service):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._from_signal(self._end_by_signal, signal.Signals(number).name))
         signal.signal(signal.SIGHUP, self._from_signal(self._restart_by_signal))
+        signal.signal(signal.SIGQUIT, self._from_signal(self._quit_by_signal))
+        # Beside Twisted's own way of hearing of it, which it leaves as it is.
+        signal.signal(signal.SIGCHLD, self._from_signal(self._reaper.child_ended))
+        signal.siginterrupt(signal.SIGCHLD, False)
 
     def _from_signal(self, call: Callable[..., Any], *arguments: Any) -> Callable[[int, Any], None]:
         return lambda number, frame: self._reactor.callFromThread(call, *arguments)
@@ -266,6 +284,11 @@ class MonitorService(Service):
         self._signals += 1
         graceful = self._signals == 1
         self.session.handle.kill_session(name if graceful else f"a second {name}", graceful=graceful)
+
+    def _quit_by_signal(self) -> None:
+        """SIGQUIT does not wait: as a second SIGTERM, and as gunicorn has it."""
+        self._signals += 1
+        self.session.handle.kill_session("SIGQUIT", graceful=False)
 
     def _restart_by_signal(self) -> None:
         asking = True

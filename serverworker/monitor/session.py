@@ -25,9 +25,10 @@ from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within
-from serverworker.processes.descendants import is_stopped, kill_session
+from serverworker.processes.descendants import is_stopped
 from serverworker.processes.exit_handlers import ExitHandlers
-from serverworker.processes.guardian import Guardian
+from serverworker.processes.guardian import MARK_VARIABLE, Guardian
+from serverworker.processes.reaper import kill_left
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
@@ -218,7 +219,16 @@ class Session:
 
     def _process_gone(self, pid: int) -> None:
         """End what a worker has left running. In a thread: it looks through all of /proc."""
-        kill = partial(kill_session, pid, started=self._guardian.started_at(pid))
+        state = self.engine.state
+        living = {worker.id for worker in state.workers}
+        kill = partial(
+            kill_left,
+            pid,
+            self._guardian.started_at(pid),
+            self._guardian.environment[MARK_VARIABLE],
+            # A worker that is started meanwhile is not among the living that were counted here.
+            lambda worker: worker <= state.last_worker and worker not in living,
+        )
         gone = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), kill)
 
         def left(killed: list[Any]) -> None:

@@ -119,6 +119,11 @@ class Listeners:
         for listener in self._listeners.values():
             listener.tracked.drain()
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are, on all ports."""
+        return sum(listener.tracked.open_connections for listener in self._listeners.values())
+
     def close_idle(self) -> None:
         """Close the connections that wait for a next request: nobody will answer it."""
         for listener in self._listeners.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -22,6 +23,7 @@ from serverworker.processes.descendants import (
     PROC,
     ProcessEntry,
     children_of,
+    kill_session,
     processes,
     read_process,
     signal_process,
@@ -35,89 +37,6 @@ SETTLE_SECONDS = 0.05
 
 GRACE_SECONDS = 2.0
 """How long a zombie is left that may be somebody's; and until the next try where the system lets nobody look."""
-
-
-class Reaper:
-    """Reaps exactly those children that nobody in this process can wait for."""
-
-    _log = Logger(namespace="serverworker.monitor")
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        *,
-        known: Callable[[], Collection[int]] = lambda: reapProcessHandlers.keys(),
-        awaited: Callable[[int], bool] | None = None,
-        proc: str = PROC,
-    ) -> None:
-        """`known` answers the pids that Twisted waits for; `awaited` whether a `subprocess.Popen` has this pid."""
-        self._clock = clock
-        self._known = known
-        self._awaited = awaited or is_awaited
-        self._proc = proc
-        self._timer: IDelayedCall | None = None
-        self._doubtful: dict[tuple[int, int], float] = {}
-        """Zombies that may be somebody's, by their identity, and when each was first seen."""
-
-    def child_ended(self) -> None:
-        """To be called in the reactor's thread after each SIGCHLD."""
-        if self._timer is None:
-            self._timer = self._clock.callLater(SETTLE_SECONDS, self._look)
-
-    def stop(self) -> None:
-        """Reap what there is to be reaped now, and look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._look()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self) -> None:
-        self._timer = None
-        try:
-            # The kernel's list of children may skip some while others are reaped: until a look finds none.
-            while any_zombie() and self._reap(self._foreign_zombies()):
-                pass
-            wait = bool(self._doubtful)
-        except OSError as error:
-            wait = True
-            self._log.error(
-                "foreign children cannot be looked for ({error}); tried again in {seconds:g} s",
-                error=error,
-                seconds=GRACE_SECONDS,
-            )
-        if wait:
-            self._timer = self._clock.callLater(GRACE_SECONDS, self._look)
-
-    def _foreign_zombies(self) -> list[ProcessEntry]:
-        mine, known, now = os.getsid(0), self._known(), self._clock.seconds()
-        entries = (read_process(pid, self._proc) for pid in child_pids(self._proc) if pid not in known)
-        zombies = [entry for entry in entries if entry is not None and entry.is_gone]
-        # Workers lead their own sessions: what is in this one was started here, by an agent's code, and is the agent's.
-        zombies = [entry for entry in zombies if entry.session != mine]
-        doubtful, self._doubtful = self._doubtful, {}
-        foreign = []
-        for entry in zombies:
-            first_seen = doubtful.get(entry.identity, now)
-            # A session's leader is a daemon that was left behind, or was started here with a session of its own.
-            if entry.session != entry.pid or now - first_seen >= GRACE_SECONDS and not self._awaited(entry.pid):
-                foreign.append(entry)
-            elif now - first_seen < GRACE_SECONDS:
-                self._doubtful[entry.identity] = first_seen
-        return foreign
-
-    def _reap(self, zombies: list[ProcessEntry]) -> bool:
-        """Whether any was."""
-        reaped = False
-        for entry in zombies:
-            try:
-                pid, status = os.waitpid(entry.pid, os.WNOHANG)
-            except ChildProcessError:
-                continue  # somebody in another thread was faster
-            reaped = reaped or pid != 0
-            self._log.debug("reaped {entry}, status {status}", entry=entry, status=status)
-        return reaped
 
 
 def any_zombie() -> bool:
@@ -144,7 +63,96 @@ def is_awaited(pid: int) -> bool:
 
     `subprocess` keeps no list of them, so this looks through all objects: some milliseconds, and seldom.
     """
-    return any(isinstance(each, subprocess.Popen) and each.pid == pid for each in gc.get_objects())
+    found = (each for each in gc.get_objects() if isinstance(each, subprocess.Popen))
+    return any(each.pid == pid and each.returncode is None for each in found)
+
+
+class Reaper:
+    """Reaps exactly those children that nobody in this process can wait for."""
+
+    _log = Logger(namespace="serverworker.monitor")
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        known: Callable[[], Collection[int]] = reapProcessHandlers.keys,
+        awaited: Callable[[int], bool] = is_awaited,
+        proc: str = PROC,
+    ) -> None:
+        """`known` answers the pids that Twisted waits for; `awaited` whether a `subprocess.Popen` has this pid."""
+        self._clock = clock
+        self._known = known
+        self._awaited = awaited
+        self._proc = proc
+        self._timer: IDelayedCall | None = None
+        self._doubtful: dict[tuple[int, int], float] = {}
+        """Zombies that may be somebody's, by their identity, and when each was first seen."""
+        self._claimed: set[tuple[int, int]] = set()
+        """Those that are."""
+
+    def child_ended(self) -> None:
+        """To be called in the reactor's thread after each SIGCHLD."""
+        if self._timer is None:
+            self._timer = self._clock.callLater(SETTLE_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        try:
+            # The kernel's list of children may skip some while others are reaped: until a look finds none.
+            while any_zombie():
+                if not self._reap(self._foreign_zombies()):
+                    break
+            else:
+                self._doubtful.clear()
+            wait = bool(self._doubtful)
+        except OSError as error:
+            wait = True
+            self._log.error(
+                "foreign children cannot be looked for ({error}); tried again in {seconds:g} s",
+                error=error,
+                seconds=GRACE_SECONDS,
+            )
+        if wait:
+            self._timer = self._clock.callLater(GRACE_SECONDS, self._look)
+
+    def _foreign_zombies(self) -> list[ProcessEntry]:
+        mine, known, now = os.getsid(0), self._known(), self._clock.seconds()
+        entries = (read_process(pid, self._proc) for pid in child_pids(self._proc) if pid not in known)
+        zombies = [entry for entry in entries if entry is not None and entry.is_gone]
+        # Workers lead their own sessions: what is in this one was started here, by an agent's code, and is the agent's.
+        zombies = [entry for entry in zombies if entry.session != mine]
+        there = {entry.identity for entry in zombies}
+        self._claimed &= there
+        self._doubtful = {each: since for each, since in self._doubtful.items() if each in there}
+        return [entry for entry in zombies if self._is_foreign(entry, now)]
+
+    def _is_foreign(self, entry: ProcessEntry, now: float) -> bool:
+        """Whether nobody here can wait for it, as far as can be told now."""
+        if entry.session != entry.pid:
+            return True
+        # The leader of a session: a daemon that was left behind, or started here with a session of its own.
+        if entry.identity in self._claimed:
+            return False
+        if now - self._doubtful.setdefault(entry.identity, now) < GRACE_SECONDS:
+            return False
+        del self._doubtful[entry.identity]
+        if self._awaited(entry.pid):
+            self._claimed.add(entry.identity)
+            return False
+        return True
+
+    def _reap(self, zombies: list[ProcessEntry]) -> bool:
+        """Whether any was."""
+        reaped = False
+        for entry in zombies:
+            try:
+                pid, status = os.waitpid(entry.pid, os.WNOHANG)
+            except ChildProcessError:
+                continue  # somebody in another thread was faster
+            reaped = reaped or pid != 0
+            self._log.debug("reaped {entry}, status {status}", entry=entry, status=status)
+        return reaped
 
 
 # --- what workers leave behind ------------------------------------------------------------------------
@@ -160,7 +168,9 @@ def abandoned(mark: str, is_gone: Callable[[int], bool], proc: str = PROC) -> li
     entries = processes(proc)
     below = with_offspring(entries, {os.getpid()}) - {os.getpid()}
     workers = {entry.pid: _worker_of(entry.pid, mark, proc) for entry in entries if entry.pid in below}
-    left = with_offspring(entries, [pid for pid, worker in workers.items() if worker and is_gone(worker)])
+    left = with_offspring(
+        entries, [pid for pid, worker in workers.items() if worker is not None and is_gone(worker)]
+    )
     return [entry for entry in entries if entry.pid in left and not entry.is_gone]
 
 
@@ -178,9 +188,17 @@ def kill_abandoned(
         if not new:
             break
         for entry in new:
-            kill(entry, 9)
+            kill(entry, signal.SIGKILL)
             killed[entry.identity] = entry
     return list(killed.values())
+
+
+def kill_left(pid: int, started: int | None, mark: str, is_gone: Callable[[int], bool]) -> list[ProcessEntry]:
+    """Kill all that the worker whose process was `pid` has left: its session, and what has gone into others.
+
+    The rest as in `kill_session` and `abandoned`. It looks through all of /proc, so it belongs in a thread.
+    """
+    return kill_session(pid, started=started) + kill_abandoned(mark, is_gone)
 
 
 def _worker_of(pid: int, mark: str, proc: str) -> int | None:

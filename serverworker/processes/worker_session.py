@@ -285,6 +285,7 @@ class WorkerSession(CommandLocator):
             self._heartbeat.stop()
         if self._listeners is not None:
             self._listeners.drain()
+            self._note(f"draining: {self._listeners.open_connections} connections are open")
         if drain:
             self._begin_drain(reason)
         await self._exit_handlers.run(reason, seconds)

@@ -145,6 +145,11 @@ class DoomedTestCase(SessionTestCase):
         return report
 
 
+def standby(session: TestSession) -> int:
+    """Wait until the second worker stands by, loaded, and answer its number."""
+    return int(session.wait_for("WorkerLoaded", matching=lambda event: event["worker"] == 2)["worker"])
+
+
 def notes(session: TestSession, worker: int) -> list[str]:
     """What a worker told of itself."""
     return [

@@ -53,9 +53,7 @@ class RefusalTestCase(SessionTestCase):
         """The same, of one that must end before anything was made or started; alike by each of the `runners`."""
         folder = folder or self.folder()
         before = sorted(path.name for path in folder.iterdir())
-        sessions = [
-            self.session(*arguments, folder=folder, runner=runner, **options) for runner in runners
-        ]
+        sessions = [self.session(*arguments, folder=folder, runner=runner, **options) for runner in runners]
         texts = {self.ends(session, status) for session in sessions}
         self.assertEqual(sorted(path.name for path in folder.iterdir()), before)
         self.assertEqual(len(texts), 1, texts)

@@ -48,6 +48,7 @@ class TestSession:
         self.lines: list[str] = []
         """What was printed and is no event of ours."""
         self._changed = threading.Condition()
+        self._moved: dict[str, int] = {}
         ports = () if port is None else ("--port", port)
         program, *options = runner
         self.command = [
@@ -120,10 +121,10 @@ class TestSession:
         event: Event = self._wait(found, name, seconds)
         return event
 
-    def wait_for_line(self, text: str, seconds: float = LONG) -> str:
-        """The first line that holds `text` and is no event."""
+    def wait_for_line(self, text: str, seconds: float = LONG, *, after: int = 0) -> str:
+        """The first line that holds `text` and is no event, from position `after` of `lines` on."""
         line: str = self._wait(
-            lambda: next((line for line in self.lines if text in line), None), repr(text), seconds
+            lambda: next((line for line in self.lines[after:] if text in line), None), repr(text), seconds
         )
         return line
 
@@ -173,6 +174,28 @@ class TestSession:
         event: Event = self._wait(found, "a standby", LONG)
         return event
 
+    def standby_ready_or_loaded(self) -> Event:
+        """Wait until a worker stands by: ready, or loaded where there is something to activate."""
+
+        def found() -> Event | None:
+            busy = {event["worker"] for event in self.events if event["event"] == "ServerRunning"}
+            busy |= {
+                event["worker"] for event in self.events if event["event"] in ("WorkerDied", "WorkerExited")
+            }
+            for event in self.events:
+                if event["event"] == "WorkerLoaded" and event["worker"] not in busy:
+                    return event
+            return None
+
+        event: Event = self._wait(found, "a standby", LONG)
+        return event
+
+    def wait_for_drain_of(self, worker: int) -> None:
+        """Wait until a worker that was told to drain has stopped accepting: it notes so on its way."""
+        self.wait_for(
+            "Lifecycle", matching=lambda event: event["worker"] == worker and "draining" in event["text"]
+        )
+
     def pid_of(self, worker: int) -> int:
         """The process id of a worker."""
         event = self.wait_for("WorkerSpawned", matching=lambda event: event["worker"] == worker)
@@ -191,9 +214,15 @@ class TestSession:
 
     def port(self, name: str = "server") -> int:
         """The number of a TCP port."""
+        if name in self._moved:
+            return self._moved[name]
         ports = self.wait_for("SessionStarted")["ports"]
         found = next(str(port) for port in ports if port.startswith(f"{name}="))
         return int(found.split(":")[1])
+
+    def moved_to(self, number: int, name: str = "server") -> None:
+        """Find a port under this number from now on."""
+        self._moved[name] = number
 
     # --- acting ---------------------------------------------------------------------------------
 

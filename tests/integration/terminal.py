@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
-import errno
 import fcntl
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -17,7 +18,11 @@ from typing import Any
 
 from tests.integration.sessions import CHECKOUT, LONG
 
-TWISTD = (sys.executable, "-c", "import sys; sys.argv[0] = 'twistd'; import twisted.scripts.twistd as t; t.run()")
+TWISTD = (
+    sys.executable,
+    "-c",
+    "import sys; sys.argv[0] = 'twistd'; import twisted.scripts.twistd as t; t.run()",
+)
 """As its console script does it; this may not be on the path."""
 
 
@@ -34,25 +39,24 @@ class Output:
     def __init__(self, descriptor: int) -> None:
         self.text = ""
         self._descriptor = descriptor
+        self._waker, self._wake = os.pipe()
         self._changed = threading.Condition()
         self._over = False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
-        while True:
-            try:
-                data = os.read(self._descriptor, 65536)
-            except OSError as error:  # what a terminal says when nobody has its other end any more
-                if error.errno != errno.EIO:
-                    raise
-                data = b""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while not self._over:
+            data = b""
+            ready, _, _ = select.select([self._descriptor, self._waker], [], [])
+            if self._descriptor in ready:
+                with contextlib.suppress(OSError):  # EIO: nobody has the other end of a terminal any more
+                    data = os.read(self._descriptor, 65536)
             with self._changed:
-                self.text += data.decode("utf-8", "replace")
+                self.text += decoder.decode(data)
                 self._over = not data
                 self._changed.notify_all()
-            if not data:
-                return
 
     def wait_for(self, pattern: str, *, after: int = 0, seconds: float = LONG) -> re.Match[str]:
         """The first match of a regular expression, from position `after` on; AssertionError at the deadline."""
@@ -65,6 +69,13 @@ class Output:
                     raise AssertionError(f"waited in vain for {pattern!r}; there came:\n{self.text[-5000:]}")
                 self._changed.wait(left)
             return found
+
+    def close(self) -> None:
+        """Read no more, and close the descriptor."""
+        os.write(self._wake, b".")
+        self._thread.join(LONG)
+        for descriptor in (self._descriptor, self._waker, self._wake):
+            os.close(descriptor)
 
     def wait_for_end(self) -> str:
         """Wait until nobody writes any more, and answer all that came."""
@@ -95,15 +106,12 @@ class Terminal:
         """Whether the descriptor that the process was given blocks, as a shell expects."""
         return not fcntl.fcntl(self.descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
 
-    def hang_up(self) -> None:
-        """Close the window."""
-        self._close(self.descriptor)
-        self._close(self._master)
-
-    @staticmethod
-    def _close(descriptor: int) -> None:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+    def close(self) -> None:
+        """Close the window. Twice is no error."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.output.close()
+            self.descriptor = -1
 
 
 def start(folder: Path, *arguments: str, stdin: Any = subprocess.DEVNULL, stdout: Any, **more: str) -> Any:

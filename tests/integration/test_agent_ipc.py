@@ -77,7 +77,14 @@ class WorkerToMonitorTests(DrivenTestCase):
         self.assertIn("in fails", traceback)
         self.assertEqual(results, ["fine", None, "fine as well"])
         others = ask(session, "others")
-        kinds = ["UnhandledMessage", "NotJSON", "EmitTimeout", "RemoteError", "ValueTooLarge", "ValueTooLarge"]
+        kinds = [
+            "UnhandledMessage",
+            "NotJSON",
+            "EmitTimeout",
+            "RemoteError",
+            "ValueTooLarge",
+            "ValueTooLarge",
+        ]
         self.assertEqual([each["type"] for each in others], kinds, others)
         self.assertIn("did you mean 'mixed'?", others[0]["text"])
         self.assertIn("NotJSON", others[3]["text"])
@@ -235,7 +242,9 @@ class MonitorToWorkerTests(DrivenTestCase):
         self.assertEqual(fails["1"], ["fine"])
         self.assertEqual(fails["2"], {"type": "RemoteError", "text": "LookupError: worker 2 has lost it"})
         late = ask(session, "monitor/late")
-        self.assertEqual({id: answer["type"] for id, answer in late.items()}, dict.fromkeys("12", "EmitTimeout"))
+        self.assertEqual(
+            {id: answer["type"] for id, answer in late.items()}, dict.fromkeys("12", "EmitTimeout")
+        )
 
     def test_one_dies(self) -> None:
         """A worker that dies in the middle of its answer is a `PeerLost` in its place, and costs no other answer."""

@@ -339,7 +339,9 @@ class KeyTests(DrivenTestCase):
         self.assertEqual(session.end(), 0)
         self.assertNotIn(key, report)
         self.assertNotIn(key, session.transcript())
-        holders = [path for path in session.state_directory.rglob("*") if path.is_file() and key in path.read_text()]
+        holders = [
+            path for path in session.state_directory.rglob("*") if path.is_file() and key in path.read_text()
+        ]
         self.assertEqual(holders, [session.state_directory / "key"])
 
 
@@ -388,11 +390,15 @@ class WrongProcessTests(DrivenTestCase):
             """
         )
         errors = ask(session, "in_worker")
-        self.assertEqual([each and each["type"] for each in errors], ["WrongProcess", "WrongProcess", "AlreadyLaunched", None])
+        self.assertEqual(
+            [each and each["type"] for each in errors],
+            ["WrongProcess", "WrongProcess", "AlreadyLaunched", None],
+        )
         self.assertIn("worker.emit", errors[0]["text"])
         errors = ask(session, "monitor/in_monitor")
         self.assertEqual(
-            [each["type"] for each in errors], ["WrongProcess", "AlreadyLaunched", "WrongProcess", "WrongProcess"]
+            [each["type"] for each in errors],
+            ["WrongProcess", "AlreadyLaunched", "WrongProcess", "WrongProcess"],
         )
         self.assertIn("monitor.emit", errors[0]["text"])
         self.assertEqual(ask(session, "again")[0]["type"], "AlreadyLaunched")

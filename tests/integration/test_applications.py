@@ -123,7 +123,9 @@ class ServiceTests(SessionTestCase):
         self.assertEqual(session.end(), 0)
         # Not awaited before the end, it would be missing; and whoever was never started is not stopped.
         self.assertEqual(
-            printed(session)[1:], [f"worker {standby}: started", f"worker {standby}: stopped"], printed(session)
+            printed(session)[1:],
+            [f"worker {standby}: started", f"worker {standby}: stopped"],
+            printed(session),
         )
 
     def test_class(self) -> None:
@@ -156,7 +158,9 @@ class WorkTests(SessionTestCase):
         self.assertEqual(session.get("/"), (200, b"hello at /"))
         address = session.address
         note = session.wait_for("Lifecycle")
-        self.assertRegex(note["text"], r"^initializing process… \[\S+ .*-m serverworker\.processes\.entry .*\]$")
+        self.assertRegex(
+            note["text"], r"^initializing process… \[\S+ .*-m serverworker\.processes\.entry .*\]$"
+        )
         order = [
             session.events.index(note),
             position(session, "WorkerLoaded", worker=1),
@@ -294,9 +298,7 @@ class BindFalseTests(SessionTestCase):
         self.assertEqual(running["generation"], 2)
         self.assertEqual(session.get("/"), (200, b"hello at /"))
         # Two at a time cannot have the port: the old one had ended before the new one was activated.
-        self.assertLess(
-            position(session, "WorkerExited", worker=second), session.events.index(running)
-        )
+        self.assertLess(position(session, "WorkerExited", worker=second), session.events.index(running))
         self.assertEqual(session.end(), 0)
         with socket.create_server(("127.0.0.1", number)):
             pass

@@ -128,7 +128,9 @@ class ApplicationTests(BadStartTestCase):
             "ConnectionError: no data base at 5432",
         )
         traceback = cause["error"]["traceback"]
-        self.assert_theirs(traceback, 'broken.py", line 2', 'inner.py", line 5', 'inner.py", line 3, in connect')
+        self.assert_theirs(
+            traceback, 'broken.py", line 2', 'inner.py", line 5', 'inner.py", line 3, in connect'
+        )
         self.assertTrue(traceback.endswith("ConnectionError: no data base at 5432"), traceback)
         died = session.wait_for("WorkerDied")
         self.assertEqual(died["cause"]["error"]["traceback"], traceback)

@@ -91,11 +91,16 @@ class LineTests(ConsoleTestCase):
         )
         pid = session.pid_of(1)
         self.assertRegex(
-            self.reply("status", "worker 1"), rf"^  worker 1: serving for \S+ s, pid {pid}, generation 1, up \S+ s"
+            self.reply("status", "worker 1"),
+            rf"^  worker 1: serving for \S+ s, pid {pid}, generation 1, up \S+ s",
         )
         self.assertIn("session agent", session.wait_for_line("  worker 1"))
         session.wait_for_line("  worker 2: ready for")
-        for usage in ("restart clean|force ", "set port NAME ADDRESS [now] ", "greet [A-Z]\\w+ once|twice  say hello"):
+        for usage in (
+            "restart clean|force ",
+            "set port NAME ADDRESS [now] ",
+            "greet [A-Z]\\w+ once|twice  say hello",
+        ):
             self.reply("help", usage)
         for line, expected in (
             ("greet Ann once", "hello, Ann! "),
@@ -164,7 +169,9 @@ class DeedTests(ConsoleTestCase):
         self.assertIn("no module 'nothing_of_that_name'", session.wait_for("RestartFailed")["text"])
         self.reply("status", "generation 3: 1 of 1 serving")
         self.assertIsNone(ask(session, ""))
-        self.assertEqual([report["worker"] for report in session.reports()], [session.wait_for("WorkerDied")["worker"]])
+        self.assertEqual(
+            [report["worker"] for report in session.reports()], [session.wait_for("WorkerDied")["worker"]]
+        )
 
     def test_exit_clean(self) -> None:
         """`exit clean` ends the session with 0, after what is under way."""
@@ -277,7 +284,15 @@ class TerminalTests(ConsoleTestCase):
         """Replies stand on the terminal as they are; one that is stopped with ^S does not stop the monitor."""
         terminal = Terminal()
         self.addCleanup(terminal.close)
-        arguments = ("-n", "--pidfile=", "serverworker", "--port", "tcp:0:interface=127.0.0.1", "--standby", "0")
+        arguments = (
+            "-n",
+            "--pidfile=",
+            "serverworker",
+            "--port",
+            "tcp:0:interface=127.0.0.1",
+            "--standby",
+            "0",
+        )
         process = start(
             self.folder(),
             *(*arguments, "--state-dir", "state"),

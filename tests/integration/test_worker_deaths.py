@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from tests.integration.doomed import DoomedTestCase, notes, output
+from tests.integration.doomed import DoomedTestCase, notes, output, standby
 from tests.integration.sessions import LONG, is_alive, wait_until
 
 
@@ -51,7 +51,9 @@ class UncaughtTests(DoomedTestCase):
         """Several crashes at once are one death, and one report, of the first of them."""
         session = self.doomed("--standby", "0")
         report = self.crash(session, "twice")
-        self.assertIn(report["cause"]["error"]["message"], ("the fourth boom", "the third boom", "the first boom"))
+        self.assertIn(
+            report["cause"]["error"]["message"], ("the fourth boom", "the third boom", "the first boom")
+        )
         self.assertEqual(len([each for each in session.events if each["event"] == "WorkerDied"]), 1)
         self.assertEqual(session.end(), 0)
         self.assertEqual(len(session.reports()), 1)
@@ -87,14 +89,14 @@ class ExitTests(DoomedTestCase):
         """At a crash too, within a few seconds; others serve meanwhile, and the report is of the crash."""
         session = self.doomed(exits="raises never_ends well")
         worker = session.serving()[0]["worker"]
-        standby = session.standby_ready()["worker"]
+        other = standby(session)
         session.get("/timed_call")
         session.serving(2)
         self.assertTrue(is_alive(session.pid_of(worker)))
-        self.assertEqual(session.get("/"), (200, b"%d" % session.pid_of(standby)))
+        self.assertEqual(session.get("/"), (200, b"%d" % session.pid_of(other)))
         report = session.report_of(worker)
         self.assertEqual(report["cause"]["text"], "RuntimeError: boom in a timed call")
-        self.assertEqual(output(report)[-1], "told crash: boom in a timed call")
+        self.assertIn("told crash: boom in a timed call", output(report))
         told = notes(session, worker)
         self.assertTrue(any("raises failed: boom while exiting by crash" in note for note in told), told)
         self.assertTrue(any("never_ends has not finished within 5 s" in note for note in told), told)
@@ -160,7 +162,7 @@ class LeftBehindTests(DoomedTestCase):
     def test_stopped_worker_of_a_killed_monitor(self) -> None:
         """After kill -9 of the monitor a stopped worker goes too, with its children, and so does all else of it."""
         session = self.doomed("--drain-timeout", "1", "--port", "lines=tcp:0")
-        session.standby_ready()
+        standby(session)
         session.get("/child")
         children = self.children(session.server_pid, session.wait_for("OutputLine")["text"])
         workers = [event["pid"] for event in session.events if event["event"] == "WorkerSpawned"]

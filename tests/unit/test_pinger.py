@@ -249,9 +249,9 @@ class SleepTests(PingerTestCase):
         worker = self.worker()
         self.pinger.start()
         self.turn(1.5)
-        self.sleep(60)
         worker.answers = False
-        self.turn(TIMEOUT - 1)
+        self.sleep(60)
+        self.turn(TIMEOUT - 2)
         self.assertEqual(self.hung, [])
 
     def test_asleep_over_and_over(self) -> None:

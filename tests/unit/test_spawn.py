@@ -209,12 +209,10 @@ class SpawnerTests(SynchronousTestCase):
         )
 
     def test_environment(self) -> None:
-        """The recipe's environment, and the sockets by systemd's convention; the child sets LISTEN_PID itself."""
+        """The recipe's, the sockets by systemd's convention (the child sets LISTEN_PID itself), and whose it is."""
         InterpreterSpawner(self.reactor).spawn(self.recipe, 7, self.protocol).close()
-        self.assertEqual(
-            self.reactor.given["env"],
-            {"HOME": "/srv", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "server:socket"},
-        )
+        sockets = {"LISTEN_FDS": "2", "LISTEN_FDNAMES": "server:socket"}
+        self.assertEqual(self.reactor.given["env"], {"HOME": "/srv", "SERVERWORKER_WORKER": "7", **sockets})
 
     def test_descriptors(self) -> None:
         """/dev/null, two pipes, the sockets from 3 on, then the channel, the stacks, the board and the shares."""
