@@ -158,7 +158,13 @@ class FakeWorkerProcess(CommandLocator):
     """
 
     def __init__(
-        self, *, reactor: FakeReactor, recipe: Recipe, worker_id: int, protocol: IProcessProtocol
+        self,
+        *,
+        reactor: FakeReactor,
+        recipe: Recipe,
+        worker_id: int,
+        protocol: IProcessProtocol,
+        board: RequestBoard,
     ) -> None:
         self.id = worker_id
         self.recipe = recipe
@@ -173,6 +179,10 @@ class FakeWorkerProcess(CommandLocator):
         self.answers_pings = True
         self.survives_kill = False
         """As in the kernel's hands: even SIGKILL does not end it."""
+        self.pipes_closed = False
+        """Whether the monitor has let go of its output."""
+        self.board = board
+        """Its end of the request board: ``process.board.begin(b"GET", b"/page")``."""
         self.handlers = Handlers()
         self.link = Link(reactor, self, self.handlers, peer="the monitor")
         self._protocol: Any = protocol
@@ -210,6 +220,7 @@ class FakeWorkerProcess(CommandLocator):
         if self.pid is not None:
             self.pid = None
             self.link.close()
+            self.board.close()
             word = status << 8 if by_signal is None else by_signal
             ended = ProcessDone(0) if word == 0 else ProcessTerminated(status or None, by_signal, word)
             self._protocol.processExited(Failure(ended))
@@ -226,6 +237,7 @@ class FakeWorkerProcess(CommandLocator):
 
     def loseConnection(self) -> None:
         """The monitor lets go of the pipes."""
+        self.pipes_closed = True
 
     def ordered(self, order: str, **arguments: Any) -> dict[str, Any]:
         """Every order comes by here."""
@@ -274,12 +286,17 @@ class FakeSpawner:
         """Start one."""
         if self.error is not None:
             raise self.error
-        process = self._make(reactor=self._reactor, recipe=recipe, worker_id=worker_id, protocol=protocol)
+        board, its_board = RequestBoard.create(self._reactor.seconds)
+        process = self._make(
+            reactor=self._reactor,
+            recipe=recipe,
+            worker_id=worker_id,
+            protocol=protocol,
+            board=RequestBoard.attach(its_board, self._reactor.seconds),
+        )
         self.processes[worker_id] = process
         channel, its_channel = socket.socketpair()
         adopt(process.link, self._reactor, its_channel.detach())  # type: ignore[arg-type]  # of a reactor, all that counts
         stacks, its_stacks = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.close(its_stacks)
-        board, its_board = RequestBoard.create()
-        os.close(its_board)
         return Ends(transport=process, channel=channel, stacks=stacks, board=board)
