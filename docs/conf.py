@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # document the checkout, not what is installed
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE.parent), str(_HERE / "_ext")]  # document the checkout, not what is installed
 
 import serverworker
 
@@ -14,8 +15,8 @@ author = "the serverworker developers"
 copyright = author  # the name that Sphinx reads
 release = version = serverworker.__version__
 
-extensions = ["sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+extensions = ["sphinx.ext.autodoc", "from_code"]
+exclude_patterns = ["_build", "_ext"]
 html_theme = "furo"
 html_title = f"serverworker {release}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
 from serverworker.monitor.activated import environment_at_start, take_activated
+from serverworker.monitor.capacity import check_capacity
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream
@@ -73,6 +75,7 @@ def makeService(options: Options) -> MonitorService:
     manager = take_service_manager(os.environ, os.getpid())
     notify = NotifySocket(manager.notify_socket) if manager is not None else None
     try:
+        check_capacity(settings.workers, descriptors=_descriptors(), memory_mib=_memory_mib())
         ports = _listen(settings, notify)
     except (PortUnavailable, ConfigurationError) as error:
         sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
@@ -88,6 +91,15 @@ def makeService(options: Options) -> MonitorService:
         environment=dict(os.environ),
         parent_options=options.parent or {},
     )
+
+
+def _descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if soft != resource.RLIM_INFINITY else 2**31
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
 def _in_folder(settings: Settings, folder: str) -> Settings:

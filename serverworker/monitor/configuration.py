@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import attrs
+from attrs import frozen
 
 from serverworker.monitor.ports import Ports
 from serverworker.values.errors import ConfigurationError
@@ -14,6 +15,16 @@ from serverworker.values.state import Policy
 
 _FIXED = ("state_directory", "output")
 """What a session has for all of its life."""
+
+
+@frozen(kw_only=True)
+class _Before:
+    """What held before a restart, and what the restart has changed of it."""
+
+    generation: int
+    settings: Settings
+    last_read: Settings
+    changed: tuple[str, ...]
 
 
 class Configuration:
@@ -25,7 +36,7 @@ class Configuration:
         self._ports = ports
         self._read = read
         self._last_read = settings
-        self._before: tuple[int, Settings, Settings] | None = None
+        self._before: _Before | None = None
 
     def read_anew(self, generation: int) -> None:
         """Take over what was changed in options and file since they were last read; `generation` keeps what it has.
@@ -53,13 +64,18 @@ class Configuration:
         settings = attrs.evolve(self.settings, **changed)
         if "ports" in changed:
             self._ports.replace(settings.ports, self.settings.ports)
-        self._before = (generation, self.settings, self._last_read)
+        self._before = _Before(
+            generation=generation,
+            settings=self.settings,
+            last_read=self._last_read,
+            changed=tuple(changed),
+        )
         self.settings, self._last_read = settings, fresh
 
     def of(self, generation: int) -> Settings:
         """What a worker of that generation is told: the one that a restart is to replace keeps what it had."""
-        if self._before is not None and generation == self._before[0]:
-            return self._before[1]
+        if self._before is not None and generation == self._before.generation:
+            return self._before.settings
         return self.settings
 
     def keep(self) -> None:
@@ -67,12 +83,17 @@ class Configuration:
         self._before = None
 
     def take_back(self) -> None:
-        """The restart failed: what held before holds again, and the next restart tries anew."""
-        if self._before is not None:
-            _, before, self._last_read = self._before
-            if before.ports != self.settings.ports:
-                self._ports.take_back()
-            self.settings, self._before = before, None
+        """The restart failed: what it had changed is as before, and the next restart tries anew.
+
+        What the console has changed meanwhile stays, but for what the restart had changed as well.
+        """
+        before, self._before = self._before, None
+        if before is None:
+            return
+        if "ports" in before.changed:
+            self._ports.take_back()
+        undone = {name: getattr(before.settings, name) for name in before.changed}
+        self.settings, self._last_read = attrs.evolve(self.settings, **undone), before.last_read
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -86,6 +86,7 @@ class Session:
         self._environment = environment
         self._over = over
         self._closers: list[Callable[[], Any]] = []
+        self._is_over = False
         self._recipes: dict[int, Recipe] = {}
         self._agent_ready: Deferred[None] | None = None
         self._keep_key: Callable[[str], object] = lambda key: None
@@ -385,6 +386,11 @@ class Session:
         self._finished(status, reason)
 
     def _finished(self, status: int, reason: str) -> None:
+        if (
+            self._is_over
+        ):  # it was given up, and then somebody asked for the end as well: the first status holds
+            return
+        self._is_over = True
         ended = ensureDeferred(self._end())
         ended.addErrback(lambda failure: self._log.failure("the end of the session", failure))
         ended.addBoth(lambda _: self._over(status))

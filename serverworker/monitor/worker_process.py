@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import deque
 from contextlib import suppress
 from typing import Any, Protocol
@@ -147,7 +146,7 @@ class WorkerProcess(CommandLocator):
         requests: tuple[RequestInFlight, ...] = ()
         stacks = ""
         if self._ends is not None:
-            requests = self._ends.board.in_flight(time.monotonic())
+            requests = self._ends.board.in_flight(self._reactor.seconds())
             self._ends.board.close()
         if self._dump is not None:
             stacks = self._dump.finish()
@@ -177,7 +176,7 @@ class WorkerProcess(CommandLocator):
 
     def requests(self) -> tuple[RequestInFlight, ...]:
         """What it is at now."""
-        return () if self._ends is None else self._ends.board.in_flight(time.monotonic())
+        return () if self._ends is None else self._ends.board.in_flight(self._reactor.seconds())
 
     # --- the link -------------------------------------------------------------------------------
 

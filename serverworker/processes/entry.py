@@ -50,11 +50,13 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
     from serverworker.processes.board import RequestBoard
     from serverworker.processes.shares import Shares
     from serverworker.processes.stacks import arm
+    from serverworker.processes.worker_log import begin_log
     from serverworker.processes.worker_session import WorkerSession
     from serverworker.wire.link import adopt
 
     turning: Any = reactor
     turning.seconds = time.monotonic
+    begin_log(sys.stderr)
     arm(options.stacks)
     end = _End(turning)
     session = WorkerSession(

@@ -131,7 +131,10 @@ class Listeners:
 
     def when_gone(self) -> Deferred[Any]:
         """Fires when no connection is left."""
-        return DeferredList([listener.tracked.when_idle() for listener in self._listeners.values()])
+        # Consumed: whoever stops waiting at the deadline cancels them all, and that is no error of theirs.
+        return DeferredList(
+            [listener.tracked.when_idle() for listener in self._listeners.values()], consumeErrors=True
+        )
 
     def abort(self) -> None:
         """Close what is left, whatever it is at."""

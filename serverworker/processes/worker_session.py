@@ -38,8 +38,8 @@ _FAREWELL_SECONDS = 2.0
 """How long a worker that crashes waits until the monitor has taken its report."""
 _CRASH_EXIT_SECONDS = 5.0
 """How long a worker that crashes lets its exit handlers run."""
-_LINGER_SECONDS = 1.0
-"""How long idle connections are kept at the end of a session: a request may be on its way."""
+_ABORT_SECONDS = 1.2
+"""How long connections that were cut short at the deadline have to write out what they hold, and to close."""
 
 
 class WorkerSession(CommandLocator):
@@ -291,7 +291,7 @@ class WorkerSession(CommandLocator):
         await self._exit_handlers.run(reason, seconds)
         if self._listeners is not None and drain:
             if reason.kind is ExitKind.SESSION_END:
-                self._reactor.callLater(_LINGER_SECONDS, self._listeners.close_idle)
+                self._listeners.close_idle()
             await self._listeners.when_gone()
         if self._application is not None:
             await self._application.stop()
@@ -302,9 +302,18 @@ class WorkerSession(CommandLocator):
             self._log.failure("leaving failed; the exit goes on", failure=failure)
 
     def _left(self) -> None:
-        if self._listeners is not None:
-            self._listeners.abort()
-            self._listeners.close()
+        listeners = self._listeners
+        if listeners is None:
+            self._farewell()
+            return
+        # At the deadline some may still be open: their last bytes are written before the process ends.
+        listeners.abort()
+        gone = within(self._reactor, _ABORT_SECONDS, "closing", listeners.when_gone())
+        gone.addErrback(lambda _: None)
+        gone.addCallback(lambda _: listeners.close())
+        gone.addBoth(lambda _: self._farewell())
+
+    def _farewell(self) -> None:
         # What was told last has to arrive: the process ends when the link is gone.
         self._has_left = True
         self._reactor.callLater(_FAREWELL_SECONDS, self._end_process, 0, False)

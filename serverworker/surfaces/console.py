@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime, IReadDescriptor
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -75,11 +75,14 @@ class Console:
             self._busy = None
         if not isinstance(result, Failure):
             self._say("done" if result is None else str(result))
+        elif isinstance(result.value, BadCommand):
+            self._say(str(result.value))
         elif isinstance(result.value, ServerWorkerError):
             self._say(f"{parsed.text!r} failed: {result.getErrorMessage()}")
         else:
             self._say(f"{parsed.text!r} failed: {record_of(result)}")
-            self._log.failure("console command {command!r}", result, command=parsed.text)
+            text = "console command {command!r} failed; the session goes on"
+            self._log.failure(text, result, LogLevel.error, command=parsed.text)
 
     def _say(self, text: str) -> None:
         with suppress(OSError):  # the terminal is gone, which the next read tells as well

@@ -78,7 +78,7 @@ def _set_workers(monitor: Monitor, arguments: Sequence[str]) -> str:
         raise BadCommand("usage: set workers N, a whole number, such as: set workers 4")
     count = int(arguments[0])
     monitor.set_workers(count)
-    return f"{count} workers are to serve"
+    return f"{count} workers are to serve" if count > 1 else "1 worker is to serve"
 
 
 def _none(name: str, arguments: Sequence[str]) -> None:
@@ -165,7 +165,11 @@ def _parse_agents(line: str, words: list[str], agents: ConsoleCommands) -> Parse
         raise BadCommand("usage: " + ", or: ".join(each.usage for each in candidates))
     own = [" ".join(command.words) for command in COMMANDS]
     if name == "set":
-        raise BadCommand(f"there is nothing to set called {' '.join(arguments[:1])!r}{nearest(line, own)}")
+        setters = [command for command in COMMANDS if command.words[0] == "set"]
+        if not arguments:
+            raise BadCommand("usage: " + ", or: ".join(each.usage for each in setters))
+        what, settable = arguments[0], [" ".join(each.words) for each in setters]
+        raise BadCommand(f"there is nothing to set called {what!r}{nearest(f'set {what}', settable)}")
     known = [*own, "help", *agents.names]
     raise BadCommand(f"there is no command {name!r}{nearest(name, known)}")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.integration.sessions import SessionTestCase, TestSession
 
-DOOMED = '''
+DOOMED = r'''
     """`GET /name` calls `Doomed.name`; what is asked for happens in a later turn, outside of the request."""
 
     import os
@@ -30,7 +30,7 @@ DOOMED = '''
         raise RuntimeError(text)
 
     class Lines(LineReceiver):
-        delimiter = b"\\n"
+        delimiter = b"\n"
 
         def lineReceived(self, line):
             explode(f"boom at {line.decode()}")
@@ -41,7 +41,8 @@ DOOMED = '''
         def render_GET(self, request):
             name = request.path.decode().strip("/")
             if name:
-                reactor.callLater(0, getattr(self, name))
+                # Once the answer has been written, which is the turn after the next.
+                reactor.callLater(0, reactor.callLater, 0, getattr(self, name))
             return b"%d" % os.getpid()
 
         # --- what nothing handles ---
@@ -78,6 +79,22 @@ DOOMED = '''
             started = [subprocess.Popen(sleep, **nothing), subprocess.Popen(sleep)]
             started.append(subprocess.Popen(sleep, start_new_session=True, **nothing))
             print("children", *(each.pid for each in started))
+
+        def says_much(self):
+            # Less than a pipe holds, and nothing of it is read when the process is gone.
+            lines = [f"line {number} {'.' * 40}" for number in range(1000)]
+            self.last_words(1, "\n".join([*lines, "no line end"]).encode())
+
+        def says_a_long_line(self):
+            self.last_words(1, b"x" * 100_000 + b"\nthe end\n")
+
+        def says_junk(self):
+            os.write(2, b"on the other stream\n")
+            self.last_words(1, bytes(range(256)) + "\nжук\r\n".encode() + b"\n\xd0")
+
+        def last_words(self, descriptor, words):
+            os.write(descriptor, words)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def exit_by(name):
         """Exit handlers, each named by the harm that it does."""

@@ -98,7 +98,7 @@ class Terminal:
         return position
 
     def press(self, key: str) -> None:
-        """Press a key, such as ``\\x04`` for ^D."""
+        """Press a key; ^D is ``chr(4)``."""
         os.write(self._master, key.encode())
 
     @property

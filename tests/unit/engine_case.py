@@ -75,8 +75,11 @@ class EngineTestCase(SynchronousTestCase):
         self.engine.happened(inputs.Start())
 
     def close(self) -> None:
-        """End every process, so that no descriptor is left."""
-        for process in self.spawner.processes.values():
+        """End every process, and start none, so that no descriptor is left."""
+        spawner = self.around.spawner
+        assert isinstance(spawner, FakeSpawner)
+        spawner.error = OSError("the test is over")
+        for process in spawner.processes.values():
             process.survives_kill = False
             process.end(by_signal=9)
         self.reactor.pass_seconds(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pty
+import signal
 import tty
 from typing import Any, cast
 
@@ -60,7 +61,7 @@ class LineTests(ConsoleTestCase):
 
     def test_bad_line(self) -> None:
         """A bad line is told what is wrong, in one line."""
-        self.assertEqual(self.type("restart"), ["'restart' failed: usage: restart clean|force\n"])
+        self.assertEqual(self.type("restart"), ["usage: restart clean|force\n"])
         self.assertEqual(self.type("stauts"), ["there is no command 'stauts'; did you mean 'status'?\n"])
         self.assertEqual(self.type("'"), ['"\'" cannot be read: No closing quotation\n'])
 
@@ -207,6 +208,26 @@ class TerminalTests(ConsoleTestCase):
         self.console.doRead()
         self.assertEqual(self.reactor.readers, [])
         self.assertEqual(self.console.fileno(), -1)
+
+    def test_gone_with_an_error(self) -> None:
+        """So it is when reading tells an error, and the terminal is nobody's any more."""
+
+        def gone(descriptor: int) -> int:
+            raise OSError(errno.ENOTTY, "Inappropriate ioctl for device")
+
+        self.patch(os, "tcgetpgrp", gone)
+        undo = self.patch(os, "read", self.fail_to_read)
+        self.console.doRead()
+        undo.restore()
+        self.assertEqual((self.reactor.readers, self.console.fileno()), ([], -1))
+
+    def test_signals(self) -> None:
+        """Reading leaves the signals that are blocked as they were."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        os.write(self.keyboard, b"restart clean\n")
+        self.console.doRead()
+        self.assertEqual(signal.pthread_sigmask(signal.SIG_BLOCK, ()), before)
+        self.assertNotIn(signal.SIGTTIN, before)
 
     def test_detach(self) -> None:
         """It lets go of the terminal, once; so it does when the reactor lets go of it."""

@@ -8,16 +8,15 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProcessProtocol
 
 from serverworker.decisions import inputs
-from serverworker.processes.spawn import Ends, Recipe
 from serverworker.testing import FakeSpawner, FakeWorkerProcess
 from serverworker.values import events
 from serverworker.values.errors import LinkDestroyed, PeerLost
-from serverworker.values.events import Beat, CauseKind, OutputLine
+from serverworker.values.events import Beat, CauseKind, OutputLine, RequestInFlight
 from serverworker.values.state import Life
 from serverworker.wire import commands
+from tests.unit.accept_case import open_descriptors
 from tests.unit.engine_case import ERROR, EngineTestCase
 
 
@@ -76,6 +75,27 @@ class StartTests(EngineTestCase):
         self.assertEqual(self.life(1), Life.SERVING)
         kinds = [type(event).__name__ for event in self.told]
         self.assertEqual(kinds, ["WorkerSpawned", "WorkerLoaded", "WorkerReady", "ServerRunning"])
+
+    def test_input_meanwhile(self) -> None:
+        """What happens while an order is carried out waits for it: events are told in the order of their causes."""
+
+        class Sudden(FakeWorkerProcess):
+            def signalProcess(self, number: int) -> None:
+                self.end(by_signal=number)
+
+        self.around = evolve(self.around, spawner=FakeSpawner(self.reactor, Sudden))
+        self.begin(count=2)
+        self.told.clear()
+        self.engine.ask_end("enough", graceful=False, status=0)
+        kinds = [type(event).__name__ for event in self.told]
+        self.assertEqual(kinds, ["SessionEnding", "WorkerExited", "WorkerExited", "SessionEnded"])
+
+    def test_one_alarm(self) -> None:
+        """However much happens, the core is woken once at a time."""
+        self.begin()
+        for _ in range(50):
+            self.engine.happened(inputs.Tick())
+        self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
 
     def test_emits(self) -> None:
         """What a worker emits comes to the monitor's handlers."""
@@ -186,6 +206,31 @@ class DeathTests(EngineTestCase):
         self.assertEqual(died.beats, (beat,))
         self.assertIn(("gone", pid), self.watched)
         self.assertIsNone(self.engine.process(1))
+
+    def test_requests(self) -> None:
+        """The death is told with the requests that it was at, and how old they were."""
+        self.begin()
+        self.bring_up(1)
+        board = self.process(1).board
+        board.end(board.begin(b"GET", b"/answered"))
+        board.begin(b"POST", b"/hangs?secret=1")
+        self.reactor.pass_seconds(3)
+        process = self.engine.process(1)
+        assert process is not None
+        self.assertEqual((process.requests_finished(), len(process.requests())), (1, 1))
+        self.end(1, by_signal=signal.SIGKILL)
+        died = self.event(events.WorkerDied)
+        self.assertEqual(died.requests, (RequestInFlight(method="POST", path="/hangs", age_seconds=3.0),))
+
+    def test_lets_go(self) -> None:
+        """Of a dead worker the monitor lets go at once, whoever else may hold its output; no descriptor is left."""
+        before = open_descriptors()
+        self.begin()
+        self.bring_up(1)
+        self.spawner.error = OSError("no more")
+        self.end(1, by_signal=signal.SIGKILL)
+        self.assertTrue(self.process(1).pipes_closed)
+        self.assertEqual(open_descriptors(), before)
 
     def test_unread_output(self) -> None:
         """What lay in the pipes unread at the exit is in the report as well."""
@@ -301,34 +346,3 @@ class DeathTests(EngineTestCase):
         self.reactor.pass_seconds(3)
         self.assertEqual(self.process(1).signals, [signal.SIGKILL])
         self.assertIn("Activate came to nothing", self.event(events.WorkerDied).cause.text)
-
-    def test_hang(self) -> None:
-        """One that hangs is killed once its stacks are here, and the report says where it hung."""
-
-        class Dumping(FakeSpawner):
-            def spawn(self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol) -> Ends:
-                ends = super().spawn(recipe, worker_id, protocol)
-                os.close(ends.stacks)
-                reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-                os.write(writing, DUMP)
-                os.close(writing)
-                return evolve(ends, stacks=reading)
-
-        self.spawner = Dumping(self.reactor)
-        self.around = evolve(self.around, spawner=self.spawner)
-        self.begin()
-        self.bring_up(1)
-        self.engine.happened(inputs.Hung(worker=1, seconds=10.0))
-        self.reactor.pass_seconds(2)
-        self.assertEqual(self.process(1).signals, [signal.SIGKILL])
-        died = self.event(events.WorkerDied)
-        self.assertEqual(died.cause.kind, CauseKind.HANG)
-        self.assertEqual(died.hung_at, "/srv/wiki/pages.py, line 12, in show")
-        self.assertEqual(died.stacks, DUMP.decode())
-
-
-DUMP = b"""\
-Current thread 0x00007f0000000000 (most recent call first):
-  File "/srv/wiki/pages.py", line 12 in show
-  File "/usr/lib/python3.11/runpy.py", line 198 in _run_module_as_main
-"""

@@ -77,15 +77,27 @@ class AskTests(EngineTestCase):
         self.load(2)
         answer = self.engine.ask_end("enough", graceful=True, status=3)
         self.reactor.turn()
+        pids = [self.process(worker).pid for worker in (1, 2)]
         for worker in (1, 2):
             name, arguments = self.process(worker).orders[-1]
             self.assertEqual((name, arguments["kind"], arguments["text"]), ("Leave", "session-end", "enough"))
             self.assertNoResult(answer)
             self.end(worker)
         self.assertEqual(self.successResultOf(answer), "the session has ended: enough")
+        self.assertEqual([pid for what, pid in self.watched if what == "gone"], pids)
         self.reactor.pass_seconds(1000)
         self.assertEqual(self.finished, [(3, "enough")])
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_unready(self) -> None:
+        """Where load balancers are to look away first, workers are told so, serve on, and leave later."""
+        self.begin(unready_seconds=5.0)
+        self.bring_up(1)
+        self.engine.ask_end("enough", graceful=True, status=0)
+        self.reactor.pass_seconds(4)
+        self.assertEqual(self.orders(1)[2:], ["Unready"])
+        self.reactor.pass_seconds(2)
+        self.assertEqual(self.orders(1)[2:], ["Unready", "Leave"])
 
     def test_end_at_once(self) -> None:
         """Not graceful: everybody is killed, and nobody is asked."""

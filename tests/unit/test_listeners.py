@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from typing import Any
@@ -191,6 +192,22 @@ class AcceptTests(ListenersTestCase):
         self.reactor.turn()
         self.successResultOf(gone)
         self.assertEqual(self.board.counters().open_connections, 0)
+
+    def test_given_up(self) -> None:
+        """Whoever waits no longer leaves no error behind that nobody handles."""
+        self.listeners.listen("server", self.factory)
+        self.listeners.accept()
+        (reader,) = self.reactor.readers
+        with socket.create_connection(self.ports["server"].socket.getsockname()):
+            reader.doRead()
+            gone = self.listeners.when_gone()
+            gone.cancel()
+            self.successResultOf(gone)
+            self.listeners.abort()
+            self.reactor.turn()
+        del gone
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_abort(self) -> None:
         """Whoever is still connected at the deadline is disconnected."""

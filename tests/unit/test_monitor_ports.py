@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from serverworker.monitor.ports import Ports
 from serverworker.processes.sockets import bind
 from serverworker.values.errors import ConfigurationError, PortUnavailable
-from serverworker.values.ports import parse_port
+from serverworker.values.ports import PortSettings, parse_port
+from tests.unit.accept_case import open_descriptors
 
 ANYWHERE = "tcp:0:interface=127.0.0.1"
 
@@ -76,6 +77,48 @@ class PortsTests(SynchronousTestCase):
         with socket.create_server(("127.0.0.1", 0)) as found:
             number = found.getsockname()[1]
         self.assertEqual(self.ports.change("server", number).describe(), f"tcp:{number}")
+
+    def settings(self) -> list[PortSettings]:
+        """As the configuration has them now."""
+        return [parse_port(port.name, port.description) for port in self.ports.bound()]
+
+    def test_replace(self) -> None:
+        """Of other ports only those that differ are bound; who is missing becomes former, and so does who moved."""
+        current = self.settings()
+        self.ports.replace([parse_port("server", ANYWHERE), parse_port("more", ANYWHERE)], current)
+        self.assertEqual([port.name for port in self.ports.bound()], ["server", "more"])
+        self.assertIsNot(self.ports.bound()[0].socket, self.server)
+        self.ports.close_former()
+        self.assertEqual((self.server.fileno(), self.unix.fileno()), (-1, -1))
+
+    def test_replace_by_the_same(self) -> None:
+        """A port that stays is the same socket."""
+        current = self.settings()
+        self.ports.replace([current[0]], current)
+        self.assertEqual([port.socket for port in self.ports.bound()], [self.server])
+        self.ports.close_former()
+        self.assertNotEqual(self.server.fileno(), -1)
+
+    def test_replace_refused(self) -> None:
+        """Where one cannot be bound nothing changes, and those that were bound are closed again."""
+        current = self.settings()
+        before = open_descriptors()
+        ports = [parse_port("server", ANYWHERE), parse_port("socket", "unix:/nowhere/at/all")]
+        self.assertRaises(PortUnavailable, self.ports.replace, ports, current)
+        self.assertEqual([port.socket for port in self.ports.bound()], [self.server, self.unix])
+        self.assertEqual(open_descriptors(), before)
+
+    def test_take_back(self) -> None:
+        """Taken back, the former ones are the present ones again, and what was bound meanwhile is closed."""
+        self.ports.replace([parse_port("server", ANYWHERE)], self.settings())
+        made = self.ports.bound()[0].socket
+        self.ports.take_back()
+        self.assertEqual([port.socket for port in self.ports.bound()], [self.server, self.unix])
+        self.ports.close_former()
+        self.assertEqual(made.fileno(), -1)
+        self.assertNotIn(-1, (self.server.fileno(), self.unix.fileno()))
+        self.ports.take_back()
+        self.assertEqual([port.socket for port in self.ports.bound()], [self.server, self.unix])
 
     def test_refused(self) -> None:
         """What cannot be had changes nothing: no such port, no such address, one that is taken."""

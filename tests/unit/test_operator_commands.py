@@ -151,7 +151,13 @@ class BadLineTests(CommandTestCase):
         self.assertEqual(
             self.bad("set poling 3"), "there is nothing to set called 'poling'; did you mean 'set polling'?"
         )
-        self.assertTrue(self.bad("set").startswith("there is nothing to set called ''; "), self.bad("set"))
+        self.assertEqual(
+            self.bad("set prot server 1"), "there is nothing to set called 'prot'; did you mean 'set port'?"
+        )
+        self.assertEqual(
+            self.bad("set"),
+            "usage: set port NAME ADDRESS [now], or: set polling SECONDS, or: set workers N",
+        )
 
     def test_modes(self) -> None:
         """A restart, or an exit, is clean or force, and says so when it is neither."""

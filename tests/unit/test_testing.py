@@ -23,7 +23,7 @@ from serverworker.surfaces.operator_commands import BadCommand
 from serverworker.testing import FakeReactor, FakeSession, ShellResult
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
+from serverworker.values.settings import DrainSettings, PollingSettings, Settings, WorkersSettings
 from tests.unit.accept_case import open_descriptors
 
 ENDS = ExitReason(ExitKind.SESSION_END, text="enough")
@@ -73,6 +73,9 @@ class AgentTests(SessionTestCase):
         session.shell = lambda command: ShellResult(status=0, stdout="full.zip", stderr="", seconds=1)
         self.assertEqual(session.wait(session.worker.emit("backup", {"mode": "full"})), ["full.zip"])
         self.assertEqual(session.shell_commands, [["tar", "full"]])
+        self.assertEqual(session.told[-1], events.CommandFinished(command="tar full", status=0))
+        session.wait(session.monitor.exec("true"))
+        self.assertEqual(session.told[-1], events.CommandFinished(command="true", status=0))
         self.assertEqual(session.wait(session.monitor.emit("forget", "Home")), {1: ["1 forgot Home"]})
         self.assertRaises(UnhandledMessage, session.wait, session.worker.emit("bakcup"))
 
@@ -186,6 +189,29 @@ class EndTests(SessionTestCase):
         session.wait(session.leave(ExitReason(ExitKind.CRASH)))
         session.wait(session.monitor.restart())
         self.assertEqual(drained, [2])
+
+    def test_unready(self) -> None:
+        """It is called while the worker still serves, where the settings give load balancers time."""
+        drained: list[int] = []
+        session = self.session(
+            application=lambda worker: worker.on_drain(lambda: drained.append(worker.id)),
+            settings=Settings(workers=WorkersSettings(standby=0), drain=DrainSettings(unready_seconds=5)),
+        ).start()
+        session.monitor.kill_session("enough")
+        session.reactor.pass_seconds(1)
+        self.assertEqual((drained, session.worker.id), ([1], 1))
+        session.reactor.pass_seconds(10)
+        self.assertEqual((drained, session.status), ([1], 0))
+
+    def test_statuses(self) -> None:
+        """A crash ends with 1, and what was asked for with 0."""
+        session = self.wiki()
+        session.wait(session.leave(ExitReason(ExitKind.CRASH)))
+        (died,) = [event for event in session.told if isinstance(event, events.WorkerDied)]
+        self.assertEqual(died.cause.exit_status, 1)
+        session.wait(session.monitor.restart())
+        (exited,) = [event for event in session.told if isinstance(event, events.WorkerExited)]
+        self.assertIn("exit status 0", exited.text)
 
     def test_close(self) -> None:
         """Closed, nothing is left: no descriptor, no current worker; to close it twice is no error."""

@@ -1,0 +1,93 @@
+"""What a worker said last is in its report, and its report is on disk as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from serverworker.observers.crash_reports import list_reports, load
+from serverworker.processes.output import CONTINUES
+from tests.integration.doomed import DOOMED, QUICK, DoomedTestCase, output
+from tests.integration.sessions import TestSession
+
+
+class LastWordsTests(DoomedTestCase):
+    """A worker prints, and is killed at once: nothing of what the report has room for is lost."""
+
+    def test_whole(self) -> None:
+        """More lines than are kept, the last without an end; an overlong line; bytes that are no text."""
+        session = self.doomed()
+        report = self.crash(session, "says_much")
+        kept = [f"line {number} {'.' * 40}" for number in range(801, 1000)]
+        self.assertEqual(output(report), [*kept, "no line end"])
+        report = self.crash(session, "says_a_long_line")
+        self.assertEqual(output(report), ["x" * 65536 + CONTINUES, "x" * (100_000 - 65536), "the end"])
+        report = self.crash(session, "says_junk")
+        before_newline, after = bytes(range(10)), bytes(range(11, 256))
+        self.assertEqual(
+            sorted((line["stream"], line["text"]) for line in report["output"]),
+            sorted(
+                [
+                    ("stderr", "on the other stream"),
+                    ("stdout", before_newline.decode()),
+                    ("stdout", after.decode("utf-8", "replace")),
+                    ("stdout", "жук"),
+                    ("stdout", ""),
+                    ("stdout", "\N{REPLACEMENT CHARACTER}"),
+                ]
+            ),
+        )
+        for report in session.reports():
+            self.assertEqual((report["cause"]["kind"], report["cause"]["signal"]), ("signal", "SIGKILL"))
+
+    def test_not_shown(self) -> None:
+        """They are in the report too where the log is not to show what workers print."""
+        session = self.doomed("--standby", "0", "--show-output", "false")
+        report = self.crash(session, "says_a_long_line")
+        self.assertEqual(output(report)[-1], "the end")
+        self.assertEqual([event for event in session.events if event["event"] == "OutputLine"], [])
+
+
+class KilledBehindTests(DoomedTestCase):
+    """The monitor is killed with SIGKILL right behind the death of a worker."""
+
+    def kill_behind(self, session: TestSession, seconds: float | None) -> None:
+        """Have the worker die; the monitor is killed so many seconds later, or (None) once it has told the death."""
+        session.serving()
+        with session.connect() as connection:
+            connection.sendall(b"GET /says_much HTTP/1.0\r\n\r\n")
+            while connection.recv(1000):
+                pass
+        if seconds is None:
+            session.wait_for("WorkerDied")
+        else:
+            time.sleep(seconds)
+        os.kill(session.process.pid, signal.SIGKILL)
+        session.process.wait()
+
+    def test_never_half(self) -> None:
+        """Its report is there as a whole, or not there: at every moment that was tried, and never twice."""
+        folder = self.folder(doomed__py=DOOMED, quick__toml=QUICK)
+        crashes = folder / "state" / "crashes"
+        arguments = ("--app", "doomed:work", "--config", "quick.toml", "--standby", "0")
+        moments = [None, 0.0, 0.002, None, 0.004, 0.008, None, 0.016, 0.032, None]
+        for number, seconds in enumerate(moments):
+            before = len(list_reports(crashes))
+            self.kill_behind(self.session(*arguments, folder=folder), seconds)
+            reports = list_reports(crashes)
+            self.assertIn(len(reports) - before, (0, 1), f"round {number}")
+            for report in map(load, reports):
+                self.assertEqual(len(report.death.output), 200)
+                self.assertEqual(report.death.output[-1].text, "no line end")
+                self.assertTrue(report.death.next_step)
+        # The next session on the same state directory removes what was half written.
+        session = self.session(*arguments, folder=folder)
+        session.serving()
+        self.assertEqual([path.name for path in _parts(crashes)], [])
+        self.assertEqual(session.end(), 0)
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(".*") if path.is_file()]
