@@ -99,9 +99,7 @@ def measure(contender: Contender, workers: int, seconds: float, root: Path) -> C
         after = [activity(each) for each in parts]
         return Cost(
             **{
-                name: Part(
-                    number=len(part), memory=memory(part), activity=late.since(early), seconds=passed
-                )
+                name: Part(number=len(part), memory=memory(part), activity=late.since(early), seconds=passed)
                 for name, part, early, late in zip(
                     ("monitor", "workers", "others"), parts, before, after, strict=True
                 )
@@ -110,10 +108,16 @@ def measure(contender: Contender, workers: int, seconds: float, root: Path) -> C
 
 
 def wait_until_idle(running: Running, number: int) -> None:
-    """Wait until it has so many processes, and they have done next to nothing for two seconds."""
+    """Wait until it has so many processes, and they have done next to nothing for two seconds.
+
+    Raises RuntimeError where that does not come.
+    """
     until = time.monotonic() + CALM_SECONDS
     calm = 0
-    while calm < 2 and time.monotonic() < until:
+    while calm < 2:
+        if running.process.poll() is not None or time.monotonic() > until:
+            log = running.log.read_text()[-2000:]
+            raise RuntimeError(f"{running.contender.name} has ended, or is not idle:\n{log}")
         pids = family(running.process.pid)
         try:
             before = activity(pids)
@@ -122,8 +126,6 @@ def wait_until_idle(running: Running, number: int) -> None:
         except OSError:  # one has ended meanwhile
             busy = 1.0
         calm = calm + 1 if len(pids) >= number and busy < 0.02 + 0.002 * len(pids) else 0
-    if calm < 2:
-        print(f"{running.contender.name} is not idle yet:\n{running.log.read_text()[-2000:]}", file=sys.stderr)
 
 
 HEAD = (

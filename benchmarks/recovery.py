@@ -262,7 +262,7 @@ def table(found: dict[str, Figures]) -> str:
 
 def middle(blows: list[Blow], of: str) -> float:
     """The median of one of their figures."""
-    return median(getattr(blow, of) for blow in blows)
+    return float(median(getattr(blow, of) for blow in blows))
 
 
 def judge_kills(verdicts: Verdicts, label: str, found: dict[str, Figures], allowed: float) -> None:

@@ -114,7 +114,8 @@ def _make_options() -> Iterator[str]:
     keys = {option.name: option.key for option in command_line._OPTIONS}
     parser = command_line.Options()
     takes_value = {name.removesuffix("="): name.endswith("=") for name in parser.longOpt}
-    for name in sorted(takes_value, key=lambda name: (name not in ("port", *keys), name)):
+    first = ["port", *keys]
+    for name in [*first, *sorted(takes_value.keys() - set(first))]:
         yield f".. option:: --{name}{' <value>' if takes_value[name] else ''}"
         yield ""
         yield f"   {parser.docs[name]}"
@@ -145,10 +146,21 @@ def _key(key: str, kind: type[Any], names: dict[str, str]) -> Iterator[str]:
     yield f"   :type: {_allowed(_attribute(key))}"
     if default is not None and default != {}:
         yield f"   :default: {_written(default)}"
-    yield from ("", f"   {_doc(kind, key.rpartition('.')[2])}")
+    yield from ("", f"   {_doc(kind, key.rpartition('.')[2]).replace('None:', 'Unset:')}")
     if key in names:
         yield f"   On the command line: :option:`--{names[key]}`."
     yield ""
+
+
+def _make_port_options() -> Iterator[str]:
+    kinds = ports._OPTIONS
+    rows = []
+    for name in ("interface", "mode", "backlog"):
+        default = attrs.fields_dict(ports.PortSettings)[name].default
+        written = f"``{default:o}``" if name == "mode" else f"``{default}``" if default else "unset"
+        of = ", ".join(f"``{kind}:``" for kind in kinds if name in kinds[kind])
+        rows.append((f"``{name}=``", of, written, _doc(ports.PortSettings, name)))
+    yield from _table(("option", "of", "default", "what it says"), rows)
 
 
 def _make_default_file() -> Iterator[str]:
@@ -231,6 +243,7 @@ def _make_causes() -> Iterator[str]:
 _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "options": _make_options,
     "keys": _make_keys,
+    "port-options": _make_port_options,
     "default-file": _make_default_file,
     "exit-statuses": _make_exit_statuses,
     "console": _make_console,

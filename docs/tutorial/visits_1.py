@@ -9,6 +9,8 @@ class Page(Resource):
     visits = 0
 
     def render_GET(self, request):
+        if request.path == b"/heartbeat":
+            return b"ok\n"
         if request.path == b"/boom":
             reactor.callLater(0, self.explode)
             return b"This worker is about to crash.\n"

@@ -34,6 +34,8 @@ class Page(Resource):
         self.worker = worker
 
     def render_GET(self, request):
+        if request.path == b"/heartbeat":
+            return b"ok\n"
         if request.path == b"/boom":
             self.worker.reactor.callLater(0, self.explode)
             return b"This worker is about to crash.\n"

@@ -14,6 +14,7 @@ from serverworker.processes.shell import ShellResult
 from serverworker.values import events
 from serverworker.values.errors import PeerLost, nearest
 from serverworker.values.events import Event, Told
+from serverworker.values.exit_status import check_exit_status
 from serverworker.values.settings import Settings
 from serverworker.values.state import Life, SessionState
 
@@ -144,8 +145,10 @@ class Monitor:
     def kill_session(self, reason: str, graceful: bool = True, error_code: int = 0) -> Deferred[str]:
         """End the session: exit handlers, every worker drained (or, not graceful, killed), exit with that status.
 
-        Ends within the drain deadline and a few seconds. Fires when every worker is gone.
+        Ends within the drain deadline and a few seconds. Fires when every worker is gone. Raises `ValueError` for a
+        status that no process can end with.
         """
+        check_exit_status(error_code)
         return self._session.engine.ask_end(reason, graceful=graceful, status=error_code)
 
     def set_polling(self, seconds: float) -> None:

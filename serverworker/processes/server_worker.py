@@ -15,6 +15,7 @@ from serverworker.processes.exit_handlers import ExitHandler, ExitHandlers
 from serverworker.processes.listeners import Listeners
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.values.errors import WrongProcess
+from serverworker.values.exit_status import check_exit_status
 from serverworker.values.reasons import ExitReason
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
@@ -158,6 +159,8 @@ class ServerWorker:
     def kill_session(self, reason: str, graceful: bool = True, error_code: int = 0) -> None:
         """Ask the monitor to end the whole session, this process included, with that exit status.
 
-        Graceful: the drain deadline holds. Otherwise every worker is killed at once.
+        Graceful: the drain deadline holds. Otherwise every worker is killed at once. Raises `ValueError` for a status
+        that no process can end with.
         """
+        check_exit_status(error_code)
         self._link.tell(commands.KillSession, reason=reason, graceful=graceful, status=error_code)

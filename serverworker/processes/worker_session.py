@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -217,6 +218,10 @@ class WorkerSession(CommandLocator):
 
     def _beat_told(self, beat: Beat) -> None:
         self.link.tell(commands.BeatTold, beat=asdict(beat))
+        # A coroutine that failed unheard stands in a circle with its own traceback, and is told only once it is
+        # collected: in an idle worker that may take an hour. The young generations take some ten microseconds.
+        if gc.isenabled():
+            gc.collect(1)
 
     def _gave_up(self, beat: Beat) -> None:
         error = ErrorRecord(

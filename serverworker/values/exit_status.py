@@ -1,5 +1,7 @@
 """The exit statuses of a session, after sysexits.h."""
 
+from __future__ import annotations
+
 import enum
 
 
@@ -15,3 +17,12 @@ class ExitStatus(enum.IntEnum):
     """The session gave up, or the monitor itself had a fault."""
     CONFIG = 78
     """The configuration or the application cannot be used."""
+
+
+def check_exit_status(status: int) -> None:
+    """Hold a status against what a process can end with: the system keeps eight bits, so that 256 would read as 0.
+
+    Raises `ValueError`.
+    """
+    if type(status) is not int or not 0 <= status <= 255:
+        raise ValueError(f"an exit status is a whole number, 0 to 255, not {status!r}")

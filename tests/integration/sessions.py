@@ -6,10 +6,12 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -326,8 +328,9 @@ class SessionTestCase(SynchronousTestCase):
 
     def folder(self, **files: str) -> Path:
         """A new folder with these files; ``__`` in a name stands for a dot."""
-        path = Path(self.mktemp()).absolute()
-        path.mkdir(parents=True)
+        # Not trial's own: a unix socket's path ends at 107 bytes, wherever the checkout lies.
+        path = Path(tempfile.mkdtemp(prefix="session-"))
+        self.addCleanup(shutil.rmtree, path, ignore_errors=True)
         for name, text in files.items():
             (path / name.replace("__", ".")).write_text(textwrap.dedent(text))
         return path

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.integration.driven import DrivenTestCase, ask
-from tests.integration.sessions import LONG, TestSession
+from tests.integration.sessions import TestSession
 
 
 def said(session: TestSession, words: str) -> str:
@@ -139,11 +139,7 @@ class ExitTests(DrivenTestCase):
         for worker in (first, second, third):
             session.wait_for(
                 "Lifecycle",
-                matching=lambda event, worker=worker: (
-                    event["worker"] == worker
-                    and "Agent.fails failed" in event["text"]
-                    and "nothing in the drawer; the exit goes on" in event["text"]
-                ),
+                matching=partial(_fails_in, worker),
             )
 
     def test_deadline(self) -> None:
@@ -412,3 +408,10 @@ class WrongProcessTests(DrivenTestCase):
 def children(pid: int) -> list[int]:
     """The processes that a process has started and that are still there."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _fails_in(worker: int, event: dict[str, Any]) -> bool:
+    said = (
+        "Agent.fails failed" in event["text"] and "nothing in the drawer; the exit goes on" in event["text"]
+    )
+    return bool(event["worker"] == worker) and said

@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
@@ -231,10 +232,7 @@ class WorkTests(SessionTestCase):
             """
         )
         session = self.session("--app", "app:work", "--standby", "0", folder=folder)
-        deaths = [
-            session.wait_for("WorkerDied", matching=lambda event, number=number: event["worker"] == number)
-            for number in (1, 2, 3)
-        ]
+        deaths = [session.wait_for("WorkerDied", matching=partial(_is_of, number)) for number in (1, 2, 3)]
         self.assertEqual(
             [death["cause"]["error"]["message"] for death in deaths],
             [f"no data base for worker {number}" for number in (1, 2, 3)],
@@ -314,10 +312,9 @@ class BindFalseTests(SessionTestCase):
             from twisted.web.server import Site
             from hello import Hello
 
-            endpoint = serverFromString(reactor, "tcp:%d:interface=127.0.0.1")
+            endpoint = serverFromString(reactor, "tcp:NUMBER:interface=127.0.0.1")
             web = StreamServerEndpointService(endpoint, Site(Hello()))
-            """
-            % (number := free_port()),
+            """.replace("NUMBER", str(number := free_port())),
             number,
         )
         session.serving()
@@ -396,3 +393,7 @@ def free_port() -> int:
     """A number that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
+
+
+def _is_of(worker: int, event: dict[str, Any]) -> bool:
+    return bool(event["worker"] == worker)

@@ -223,6 +223,8 @@ class AgentTests(BadStartTestCase):
         """Later the same is a bad deploy: it is reported and dropped, and the old workers go on."""
         session = self.start("--agent", "agents:Rotting")
         session.serving()
+        # What stands by has loaded the code that is still good; one that is started later would rot as well.
+        session.standby_ready()
         pid = session.server_pid
         Path(session.folder, "rotten").touch()
         session.process.send_signal(signal.SIGHUP)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from functools import partial
 
 from tests.integration.driven import DrivenTestCase, ask
 from tests.integration.sessions import TestSession, wait_until
@@ -216,7 +217,7 @@ class DeedTests(ConsoleTestCase):
             session.moved_to(number)
             self.assertIsNone(ask(session, ""))
             # The old workers hold it until they are gone.
-            wait_until(lambda former=former: refuses(former), "the end of the former port")
+            wait_until(partial(refuses, former), "the end of the former port")
 
     def test_set_polling(self) -> None:
         """`set polling` takes effect in every worker at once, not after the old interval, and in later ones too (W9)."""

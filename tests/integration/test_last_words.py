@@ -33,7 +33,7 @@ class LastWordsTests(DoomedTestCase):
                     ("stderr", "on the other stream"),
                     ("stdout", before_newline.decode()),
                     ("stdout", after.decode("utf-8", "replace")),
-                    ("stdout", "жук"),
+                    ("stdout", "съёмка"),
                     ("stdout", ""),
                     ("stdout", "\N{REPLACEMENT CHARACTER}"),
                 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from serverworker.processes.descendants import children_of
@@ -193,5 +193,5 @@ def _command_line(pid: int) -> str:
 def _end(pid: int) -> None:
     """Ends a child that a failed test has left."""
     if _command_line(pid).startswith("sleep"):
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)

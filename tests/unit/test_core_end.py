@@ -42,9 +42,7 @@ class GracefulEndTests(TestCase):
             [
                 events.SessionEnding(reason="exit", graceful=True, status=3),
                 events.WorkerDraining(worker=1, reason="exit"),
-                events.WorkerExited(
-                    worker=1, pid=101, reason="exit", text="exit status 0"
-                ),
+                events.WorkerExited(worker=1, pid=101, reason="exit", text="exit status 0"),
                 events.SessionEnded(status=3, reason="exit"),
             ],
             world.events,

@@ -303,6 +303,11 @@ class DeedTests(MonitorTestCase):
         self.assertIn("is 42, of type int", self.failureResultOf(answer, NotDone).getErrorMessage())
         self.assertEqual(self.session.worker.id, 1)
 
+    def test_kill_session_with_a_wrong_status(self) -> None:
+        """A status that no process can end with is refused at once, and the session goes on."""
+        self.assertRaises(ValueError, self.monitor.kill_session, "enough", error_code=256)
+        self.assertEqual(self.monitor.state.phase, Phase.RUNNING)
+
     def test_exec(self) -> None:
         """A command's result comes to whoever ran it; its end is an event."""
         answer = self.session.wait(self.monitor.exec(["tar", "-x"]))

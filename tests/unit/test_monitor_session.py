@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker import Monitor, SessionAgent
 from serverworker.monitor import session as session_module
-from serverworker.monitor.session import Session, policy_of
+from serverworker.monitor.configuration import policy_of
+from serverworker.monitor.session import Session
 from serverworker.processes.role import ProcessRole
 from serverworker.processes.shell import ShellResult
 from serverworker.testing import FakeSession
@@ -161,7 +162,7 @@ class AgentTests(SessionTestCase):
             self.kept.append(key)
 
         session = self.make(Keyed, key="made at random")
-        start = session._session.start
+        start: Any = session._session.start
         self.patch(session._session, "start", lambda *arguments: start(*arguments, keep))
         session.start()
 
@@ -308,7 +309,13 @@ class ExecTests(SessionTestCase):
         self.given: list[Any] = []
 
         def run(
-            reactor: Any, command: str | Sequence[str], told: Any, timeout: float, *, environment: Any, started: Any
+            reactor: Any,
+            command: str | Sequence[str],
+            told: Any,
+            timeout: float,
+            *,
+            environment: Any,
+            started: Any,
         ) -> Deferred[ShellResult]:
             self.given.append((command, timeout))
             self.environment = environment
@@ -331,7 +338,9 @@ class ExecTests(SessionTestCase):
 
     def test_environment(self) -> None:
         """A command is told nothing of what systemd tells the monitor alone."""
-        self.patch(os, "environ", {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "1", "LISTEN_FDS": "1", "HOME": "/"})
+        self.patch(
+            os, "environ", {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "1", "LISTEN_FDS": "1", "HOME": "/"}
+        )
         self.successResultOf(self.exec(succeed(RESULT)))
         self.assertEqual(self.environment, {"HOME": "/"})
 

@@ -9,14 +9,23 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor import session as session_module
+from serverworker.monitor.engine import NotDone
 from serverworker.monitor.session import Session
 from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.shell import ShellResult
 from serverworker.testing import FakeSession
 from serverworker.values import events
-from serverworker.values.errors import ValueTooLarge
+from serverworker.values.errors import ConfigurationError, ValueTooLarge
 from serverworker.values.events import CauseKind
-from serverworker.values.settings import DrainSettings, IpcSettings, LimitsSettings, Settings, WorkersSettings
+from serverworker.values.settings import (
+    DrainSettings,
+    IpcSettings,
+    LimitsSettings,
+    Settings,
+    WatchdogSettings,
+    WorkersSettings,
+)
+from serverworker.values.state import Life
 from tests.unit.accept_case import open_descriptors
 
 ALONE = WorkersSettings(standby=0)
@@ -184,6 +193,70 @@ class GuardianTests(WatchTestCase):
         session.reactor.pass_seconds(5)
         stopped = self.guarded.index("stop")
         self.assertEqual(self.guarded[stopped - 1], ("deadline", 0))
+
+
+class ConfigurationTests(WatchTestCase):
+    """Options and file are read anew for a restart (how, is told in `test_configuration`)."""
+
+    def start_with(self, *read: Settings | Exception) -> FakeSession:
+        """Start a session, and have the next restarts read this."""
+        session = self.start()
+        given = list(read)
+
+        def next_one() -> Settings:
+            found = given.pop(0) if len(given) > 1 else given[0]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        self.patch(session._session.configuration, "_read", next_one)
+        self.patch(session._session.configuration, "_last_read", session.monitor.settings)
+        return session
+
+    def test_holds_when_it_serves(self) -> None:
+        """When the new generation serves, all of it holds: the number of workers, the watch, the guardian's deadline."""
+        session = self.start_with(
+            Settings(
+                workers=WorkersSettings(count=2, standby=0),
+                watchdog=WatchdogSettings(timeout_seconds=2),
+                drain=DrainSettings(timeout_seconds=7),
+                limits=LimitsSettings(requests=10),
+            )
+        )
+        session.wait(session.monitor.restart())
+        session.reactor.turn()
+        self.assertEqual(len(session.monitor.state.in_life(Life.SERVING)), 2)
+        self.assertIn(("deadline", 7), self.guarded)
+        session.process.answers_pings = False
+        session.reactor.pass_seconds(5)
+        (died,) = self.told(events.WorkerDied)
+        self.assertEqual(died.cause.kind, CauseKind.HANG)
+        for _ in range(10):
+            session.process.board.end(session.process.board.begin(b"GET", b"/"))
+        session.reactor.pass_seconds(6)
+        self.assertEqual(len(self.told(events.WorkerExited)), 2)  # the former generation's, and the worn one
+
+    def test_taken_back_when_it_fails(self) -> None:
+        """When it fails nothing of it holds, and the next restart tries it again."""
+        session = self.start_with(Settings(workers=WorkersSettings(count=2, standby=0)))
+        session.application = 42
+        answer = session.monitor.restart()
+        session.reactor.turn()
+        self.failureResultOf(answer, NotDone)
+        self.assertEqual(session.monitor.settings.workers.count, 1)
+        self.assertEqual(session.monitor.state.policy.count, 1)
+        session.application = lambda worker: None
+        session.wait(session.monitor.restart())
+        session.reactor.turn()
+        self.assertEqual(len(session.monitor.state.in_life(Life.SERVING)), 2)
+
+    def test_cannot_be_read(self) -> None:
+        """What cannot be read restarts nothing, and the reason is told."""
+        session = self.start_with(ConfigurationError("serverworker.toml: line 3: no such key"))
+        failure = self.failureResultOf(session.monitor.restart(), NotDone)
+        self.assertIn("nothing is restarted", failure.getErrorMessage())
+        self.assertIn("line 3", failure.getErrorMessage())
+        self.assertEqual(len(session.spawner.processes), 1)
 
 
 class EndTests(WatchTestCase):

@@ -172,6 +172,16 @@ class SessionTests(ServerWorkerTestCase):
             ],
         )
 
+    def test_kill_session_with_a_wrong_status(self) -> None:
+        """A status that no process can end with is refused at once: 256 would be told as 0."""
+        worker = self.make()
+        wrong: Any
+        for wrong in (-1, 256, "1", 1.0, None, True):
+            error = self.assertRaises(ValueError, worker.kill_session, "enough", error_code=wrong)
+            self.assertIn(f"0 to 255, not {wrong!r}", str(error))
+        worker.kill_session("enough", error_code=255)
+        self.assertEqual(len(self.link.told), 1)
+
     def test_lifecycle_notification(self) -> None:
         """A notification goes to the monitor as text, whatever it is (row W8)."""
         worker = self.make()

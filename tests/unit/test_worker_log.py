@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
@@ -61,6 +62,7 @@ class WorkerLogTests(SynchronousTestCase):
     def test_nobody_reads(self) -> None:
         """Where nobody reads the lines nothing comes of it, no entry about an error of the log either."""
         events: list[object] = []
-        publisher = LogPublisher(WorkerLog(BrokenStream()), events.append)
+        keep: Any = events.append
+        publisher = LogPublisher(WorkerLog(BrokenStream()), keep)
         Logger("mysite.web", observer=publisher).error("nobody hears this")
         self.assertEqual(len(events), 1)
