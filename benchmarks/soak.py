@@ -5,8 +5,8 @@
     python benchmarks/soak.py --chaos 300              # kills and restarts at random for so many seconds
     python benchmarks/soak.py --chaos 60 --seed 4711   # the same ones again
 
-Four clients of each kind ask without a pause: one request on a new connection; many on one that is kept alive, with
-pauses of up to 100 ms; uploads that take a second; requests that take 50 ms. Every answer names its process.
+Four clients of each kind ask without a pause: one request on a new connection; many on one that is kept alive, half of
+them without a pause; uploads that take a second; requests that take 50 ms. Every answer names its process.
 
 Restarts: 0 failed requests are owed, no worker may die, no restart fail. A clean restart by SIGHUP follows the one
 before as soon as that has come to its end, while the former generation still drains.

@@ -55,6 +55,7 @@ from serverworker.values.settings import Settings
 
 __all__ = ["Options", "makeService"]
 
+_OWN_FAULT = "the monitor has a fault of its own"
 _PATIENCE_SECONDS = 5.0
 """How much longer than a drain a port is waited for that the workers of a killed monitor still hold."""
 
@@ -198,6 +199,13 @@ class MonitorService(Service):
         self._reactor.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
+        try:
+            self._begin_session()
+        except Exception as error:  # the reactor would log it, and turn for ever with bound ports and no worker
+            self._log.failure("the session cannot begin")
+            self.session.give_up(ExitStatus.SOFTWARE, f"{_OWN_FAULT}: {type(error).__name__}: {error}")
+
+    def _begin_session(self) -> None:
         self._install_signals()
         self._adopt_orphans()
         try:

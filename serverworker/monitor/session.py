@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -19,13 +19,11 @@ from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine, NotDone, Surroundings
 from serverworker.monitor.handle import Monitor
-from serverworker.monitor.limits import LimitsWatch, Measured, ServingWorker
-from serverworker.monitor.pinger import Pinger
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
+from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within
-from serverworker.processes.descendants import is_stopped
 from serverworker.processes.exit_handlers import ExitHandlers
 from serverworker.processes.guardian import MARK_VARIABLE, Guardian
 from serverworker.processes.reaper import kill_left
@@ -38,7 +36,7 @@ from serverworker.values.errors import ConfigurationError, PortUnavailable
 from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
-from serverworker.values.state import Life, Phase
+from serverworker.values.state import Phase
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
@@ -71,7 +69,10 @@ class Session:
         spawner: Spawner | None = None,
         role: ProcessRole = THIS_PROCESS,
     ) -> None:
-        """`over(status)` is called when all is gone; `read` reads options and file anew for a restart. Raises `AlreadyLaunched` where a monitor runs already."""
+        """`over(status)` is called when all is gone; `read` reads options and file anew for a restart.
+
+        Raises `AlreadyLaunched` where a monitor runs already.
+        """
         role.take("monitor")
         self.reactor = reactor
         self.configuration = Configuration(settings, ports, read)
@@ -110,28 +111,13 @@ class Session:
             seed,
         )
         self._chance = Random(seed).random  # noqa: S311 - jitter, not a secret
-        self._limits = self._make_limits()
-        self._pinger = self._make_pinger()
+        self._watches = Watches(reactor, self.engine, settings, self._chance)
         stream.observe(self._watch_own_events)
 
     @property
     def settings(self) -> Settings:
         """What the session is configured with, now."""
         return self.configuration.settings
-
-    def _make_limits(self) -> LimitsWatch:
-        return LimitsWatch(
-            clock=self.reactor,
-            limits=self.settings.limits,
-            workers=self._serving,
-            worn=lambda worker, text: self.engine.happened(inputs.Worn(worker=worker, text=text)),
-            chance=self._chance,
-        )
-
-    def _make_pinger(self) -> Pinger:
-        return Pinger(
-            clock=self.reactor, settings=self.settings.watchdog, workers=self.engine.pinged, hung=self._hung
-        )
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -144,8 +130,7 @@ class Session:
         """Start the workers, and let the agent set the monitor up meanwhile; `keep_key` is told a key of its own."""
         self._keep_key = keep_key
         self._guardian.start(self.settings.drain.timeout_seconds)
-        self._pinger.start()
-        self._limits.start()
+        self._watches.start()
         ports = self._ports.described() or tuple(
             f"{each.name}={each.describe()}" for each in self.settings.ports
         )
@@ -205,18 +190,7 @@ class Session:
             process.link.limit_values(self.settings.ipc.maximum_bytes)
         return ensureDeferred(self._told_at_join(generation))
 
-    def _serving(self) -> Iterator[Measured]:
-        for worker in self.engine.state.in_life(Life.SERVING):
-            process = self.engine.process(worker.id)
-            if process is not None and worker.serving_since is not None:
-                yield ServingWorker(process, worker.serving_since)
-
     # --- what happens meanwhile -----------------------------------------------------------------
-
-    def _hung(self, worker: int, seconds: float) -> None:
-        process = self.engine.process(worker)
-        stopped = process is not None and process.pid is not None and is_stopped(process.pid)
-        self.engine.happened(inputs.Hung(worker=worker, seconds=seconds, stopped=stopped))
 
     def _process_gone(self, pid: int) -> None:
         """End what a worker has left running. In a thread: it looks through all of /proc."""
@@ -258,11 +232,9 @@ class Session:
             self.configuration.take_back()
             return
         self.configuration.keep()
-        self._pinger.stop()
-        self._limits.stop()
-        self._pinger, self._limits = self._make_pinger(), self._make_limits()
-        self._pinger.start()
-        self._limits.start()
+        self._watches.stop()
+        self._watches = Watches(self.reactor, self.engine, self.settings, self._chance)
+        self._watches.start()
         self._guardian.set_deadline(self.settings.drain.timeout_seconds)
         self.engine.happened(inputs.NewPolicy(policy=policy_of(self.settings)))
 
@@ -397,8 +369,7 @@ class Session:
 
     async def _end(self) -> None:
         """One step after the other; none may take for ever, and none stops the next."""
-        self._pinger.stop()
-        self._limits.stop()
+        self._watches.stop()
         await self._step("the monitor's exit handlers", lambda: self._exits)
         for close in reversed(self._closers):
             await self._step(getattr(close, "__qualname__", "an observer"), close)

@@ -14,16 +14,23 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
-from tests.integration.sessions import LONG, SessionTestCase, is_alive, wait_until
+from tests.integration.sessions import CHECKOUT, LONG, SessionTestCase, is_alive, wait_until
 from tests.integration.terminal import TWISTD, variables
 
 
 class Daemon:
     """One session in the background, in a folder of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, twistd: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        twistd: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.pid_file = folder / "session.pid"
         self.log_file = folder / "twistd.log"
@@ -31,7 +38,7 @@ class Daemon:
         self.launched = subprocess.run(
             [*TWISTD, "--pidfile=session.pid", *twistd, "serverworker", "--state-dir", "state", *arguments],
             cwd=folder,
-            env=variables(),
+            env=variables(**(environment or {})),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -84,8 +91,8 @@ class DaemonTests(SessionTestCase):
 
     PORT = ("--port", "tcp:0:interface=127.0.0.1")
 
-    def daemon(self, *arguments: str, folder: Path | None = None, twistd: tuple[str, ...] = ()) -> Daemon:
-        daemon = Daemon(folder or self.folder(), *arguments, twistd=twistd)
+    def daemon(self, *arguments: str, folder: Path | None = None, **options: Any) -> Daemon:
+        daemon = Daemon(folder or self.folder(), *arguments, **options)
         self.addCleanup(daemon.clean_up)
         return daemon
 
@@ -144,6 +151,21 @@ class DaemonTests(SessionTestCase):
         self.assertEqual(second.launched.returncode, 1)
         self.assertIn(f"PID {daemon.pid}", second.launched.stdout)
         self.assertEqual(daemon.get(), b"ok\n")
+
+    def test_fault_at_the_beginning(self) -> None:
+        """A fault of our own ends the session with a word in the log: it does not sit there with ports and no worker."""
+        folder = self.folder(
+            sitecustomize__py="""
+            from serverworker.processes import state_directory
+
+            state_directory.default_path = lambda environment, settings: 1 / 0
+            """
+        )
+        daemon = self.daemon(*self.PORT, folder=folder, environment={"PYTHONPATH": f"{folder}:{CHECKOUT}"})
+        daemon.wait_for("the session cannot begin(.|\n)*ZeroDivisionError")
+        daemon.wait_for("the monitor has a fault of its own: ZeroDivisionError: division by zero")
+        daemon.wait_for("Server Shut Down")
+        wait_until(lambda: not daemon.pid_file.exists(), "the end of the daemon")
 
     def test_user(self) -> None:
         """``--uid``: a low port is bound before privileges are dropped, the state directory is made after it."""

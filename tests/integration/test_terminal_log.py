@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
+from typing import Any
 
 from tests.integration.sessions import LONG, SessionTestCase, wait_until
 from tests.integration.terminal import Output, Terminal, start
@@ -33,7 +34,7 @@ LOUD = r"""
             raise RuntimeError("the fuse was short")
     """
 
-LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z \[(monitor|worker \d+|exec)\] \S")
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z \[(monitor|worker \d+|exec)\] ")
 
 
 class LogTests(SessionTestCase):
@@ -53,7 +54,7 @@ class LogTests(SessionTestCase):
         )
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
-        output = Output(process.stdout.fileno()) if terminal is None else terminal.output
+        output = Output(os.dup(process.stdout.fileno())) if terminal is None else terminal.output
         log = self.directory / "log" if twistd else None
 
         def wait_for(pattern: str) -> re.Match[str]:
@@ -81,7 +82,7 @@ class LogTests(SessionTestCase):
             output.wait_for("Server Shut Down")
         return output.text
 
-    def screen(self, **more: str) -> str:
+    def screen(self, **more: Any) -> str:
         terminal = Terminal()
         self.addCleanup(terminal.close)
         return self.story(terminal=terminal, TERM="xterm", **more).replace("\r\n", "\n")
@@ -118,7 +119,7 @@ class LogTests(SessionTestCase):
         (death,) = (
             number for number, line in enumerate(lines) if "worker 1" in line and " died while " in line
         )
-        self.assertRegex(lines[death], r"\[monitor\] error: .*RuntimeError: the fuse was short; worker 2 ")
+        self.assertRegex(lines[death], r"\[monitor\] error: .*RuntimeError: the fuse was short; worker 2\b")
         self.assertEqual(lines[death + 1], "    Traceback (most recent call last):")
         self.assertIn("in explode", "\n".join(lines[death : death + 8]))
 

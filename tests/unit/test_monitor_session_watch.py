@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor import session as session_module
+from serverworker.monitor import watches as watches_module
 from serverworker.monitor.engine import NotDone
 from serverworker.monitor.session import Session
 from serverworker.processes.guardian import MARK_VARIABLE
@@ -105,7 +106,7 @@ class WorkerTests(WatchTestCase):
 
     def test_stopped(self) -> None:
         """Of one that is stopped the report says so."""
-        self.patch(session_module, "is_stopped", lambda pid: True)
+        self.patch(watches_module, "is_stopped", lambda pid: True)
         session = self.start()
         session.process.answers_pings = False
         session.reactor.pass_seconds(14)
