@@ -38,13 +38,12 @@ from benchmarks.contenders import (
     new_folder,
     ours,
 )
-from benchmarks.load import ask_pid, free_port, wait_for_answer
+from benchmarks.load import ask_pid, free_port, ready, wait_for_answer
 from benchmarks.verdicts import Verdicts
 
 TUNED_TOML = "[watchdog]\ninterval_seconds = 0.2\ntimeout_seconds = 1\n"
 PROBE_EVERY_SECONDS = 0.05
 BETWEEN_SECONDS = 0.3
-STANDBY_SECONDS = 30.0
 
 
 def tuned(root: Path) -> Contender:
@@ -59,9 +58,7 @@ async def time_blocked(contender: Contender, root: Path, cap: float) -> float | 
     place = Place(folder=new_folder(root, contender.name, 0), port=free_port())
     with Running(contender, place) as running:
         await wait_for_answer(place.port)
-        until = time.monotonic() + STANDBY_SECONDS
-        while contender.ready_says and running.ready_workers < 2 and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+        await ready(running, 2)
         # Somewhere between two pings, or two touches of a file, of which each has its own grid.
         await asyncio.sleep(random.uniform(0, 1))  # noqa: S311 - chance, not a secret
         blocked, hanging = await block(place.port, contender.servers)

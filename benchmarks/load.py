@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import time
 from itertools import pairwise
 
 from attrs import define, field, frozen
+
+from benchmarks.contenders import Running
 
 EVERY_SECONDS = 0.002
 ANSWER_SECONDS = 30.0
@@ -35,6 +38,7 @@ class Client:
     port: int
     requests: list[Request] = field(factory=list)
     _tasks: set[asyncio.Task[None]] = field(factory=set)
+    _awaited: list[tuple[float, asyncio.Event]] = field(factory=list)
 
     async def run(self, until: asyncio.Event) -> None:
         """Go on until the event is set, then wait for what is open."""
@@ -62,10 +66,17 @@ class Client:
         except (OSError, ValueError):
             outcome = "reset"
         self.requests.append(Request(began=began, ended=time.monotonic(), outcome=outcome, pid=pid))
+        for moment, event in self._awaited:
+            if outcome == "ok" and began > moment:
+                event.set()
 
-    def answered(self, after: float) -> bool:
-        """Whether a connection that was begun after that moment has been answered."""
-        return any(each.outcome == "ok" and each.began > after for each in reversed(self.requests))
+    async def answer_after(self, moment: float, seconds: float) -> None:
+        """Wait until a connection that was begun after that moment has been answered, or so many seconds."""
+        event = asyncio.Event()
+        self._awaited.append((moment, event))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
 
 
 async def ask_pid(port: int, path: str = "/") -> int:
@@ -91,6 +102,18 @@ async def wait_for_answer(port: int, seconds: float = 60.0) -> int:
                     return pid
         await asyncio.sleep(0.02)
     raise TimeoutError(f"nobody answered on port {port} within {seconds:g} s")
+
+
+async def ready(running: Running, workers: int, seconds: float = 60.0) -> None:
+    """Wait until ours has called so many workers ready; of a generation one serves, and one stands by."""
+    deadline = time.monotonic() + seconds
+    while running.contender.ready_says and running.ready_workers < workers:
+        if time.monotonic() > deadline:
+            print(
+                f"{running.contender.name} is not whole:\n{running.log.read_text()[-4000:]}", file=sys.stderr
+            )
+            return
+        await asyncio.sleep(0.05)
 
 
 def longest_gap(requests: list[Request]) -> float:

@@ -32,6 +32,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +41,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from attrs import define, field, frozen
 
 from benchmarks.contenders import CONTENDERS, OURS, Contender, Place, Running, installed, new_folder
-from benchmarks.load import ANSWER_SECONDS, Client, Request, free_port, longest_gap, wait_for_answer
+from benchmarks.load import (
+    ANSWER_SECONDS,
+    Client,
+    Request,
+    free_port,
+    longest_gap,
+    ready,
+    wait_for_answer,
+)
 from benchmarks.verdicts import Verdicts
 
 BEFORE_SECONDS = 0.5
@@ -89,7 +98,7 @@ class Figures:
 
 
 @contextlib.asynccontextmanager
-async def under_load(port: int):  # type: ignore[no-untyped-def] # mypy wants the generator's type thrice
+async def under_load(port: int) -> AsyncIterator[Client]:
     """The client runs; what it had before the block begins is calm."""
     stop = asyncio.Event()
     client = Client(port)
@@ -107,9 +116,7 @@ async def one_kill(port: int) -> Blow:
         victim = await wait_for_answer(port)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
-        deadline = killed + ANSWER_SECONDS
-        while time.monotonic() < deadline and not client.answered(after=killed):
-            await asyncio.sleep(0.005)
+        await client.answer_after(killed, ANSWER_SECONDS)
     return judge(client.requests, killed, is_kill=True)
 
 
@@ -174,18 +181,6 @@ async def started(stack: contextlib.ExitStack, root: Path, contender: Contender,
     await wait_for_answer(place.port)
     await ready(running, 2)
     return running
-
-
-async def ready(running: Running, workers: int) -> None:
-    """Wait until ours has called so many workers ready, one that serves and one that stands by for each generation."""
-    deadline = time.monotonic() + 60
-    while running.contender.ready_says and running.ready_workers < workers:
-        if time.monotonic() > deadline:
-            print(
-                f"{running.contender.name} is not whole:\n{running.log.read_text()[-4000:]}", file=sys.stderr
-            )
-            return
-        await asyncio.sleep(0.05)
 
 
 async def measure(

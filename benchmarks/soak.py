@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -129,7 +129,7 @@ def chaos(folder: Path, seconds: float, seed: int, *, workers: int = 2, progress
 async def _under_clients(
     folder: Path,
     workers: int,
-    act: Callable[[TestSession, Outcome, Clients], object],
+    act: Callable[[TestSession, Outcome, Clients], Awaitable[None]],
     *options: str,
 ) -> Outcome:
     """Start a session and the clients, act, and let both come to their end."""
@@ -142,7 +142,7 @@ async def _under_clients(
         clients = Clients(session.port())
         began = time.monotonic()
         clients.start()
-        await act(session, outcome, clients)  # type: ignore[misc] # both of them are coroutines
+        await act(session, outcome, clients)
         await clients.stop()
         outcome.seconds = time.monotonic() - began
         outcome.answered = clients.answered

@@ -82,6 +82,8 @@ def end_overdue(turn: Turn) -> None:
         seconds = turn.now - worker.since
         if worker.life in (Life.STARTING, Life.ACTIVATING):
             text = f"it was not ready within {seconds:.1f} s of {worker.life.value}"
+            if worker.last_failure:
+                text += f"; its health route came to: {worker.last_failure}"
             cause = Cause(kind=CauseKind.STARTUP, text=text)
             worker_failed(turn, worker.id, Happening.OVERDUE, cause, dump=True)
         else:

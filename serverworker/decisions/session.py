@@ -125,6 +125,10 @@ def _beat_told(turn: Turn, happened: inputs.BeatTold) -> None:
     worker = turn.state.worker(happened.worker)
     if worker is None:
         return
+    if happened.failures and worker.ready_at is None:
+        # Of no consequence yet: the start-up deadline judges, and tells what the last one came to.
+        turn.put(evolve(worker, last_failure=happened.text))
+        return
     if happened.failures:
         turn.tell(
             events.HeartbeatFailed(

@@ -19,6 +19,8 @@ GRACE_SECONDS = 2.0
 """How much longer than a worker's own deadline the monitor waits before it kills."""
 KILL_AGAIN_SECONDS = 5.0
 """How long after a SIGKILL the next one is sent: a process in the kernel's hands ends when it comes back."""
+BLOW_SECONDS = 1.0
+"""Workers that were there at a death and die within so long after it were struck by the same blow."""
 LINK_SECONDS = 1.0
 """How long after its link broke a process may take to be gone: the kernel closes a dying process's descriptors before
 it tells of the death, and that death has a better cause to tell than a broken link."""
@@ -155,23 +157,26 @@ class Turn:
         return mine and not worker.leaving and self.state.phase is Phase.RUNNING
 
     def _count_death(self, worker: Worker) -> None:
+        self._note_for_giving_up()
         state = self.state
         if self._was_stable(worker):
             deaths = 1
-        elif state.counted_at is not None and worker.spawned_at < state.counted_at:
+        elif state.counted_at is not None and self._same_blow(worker, state.counted_at):
             # Older than the death that was counted last: struck by the same blow, and nobody's successor. Without
             # this, eight workers that lose their data base in one second would be back after half a minute.
             return
         else:
             deaths = state.deaths_in_a_row + 1
         chance, seed = draw(state.seed)
-        self._note_for_giving_up()
         self.change(
             deaths_in_a_row=deaths,
             counted_at=self.now,
             respawn_at=self.now + respawn_delay(state.policy, deaths, chance),
             seed=seed,
         )
+
+    def _same_blow(self, worker: Worker, counted_at: float) -> bool:
+        return worker.spawned_at < counted_at and self.now - counted_at < BLOW_SECONDS
 
     def _note_for_giving_up(self) -> None:
         policy = self.state.policy

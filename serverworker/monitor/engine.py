@@ -20,7 +20,7 @@ from serverworker.processes.spawn import Recipe, Spawner
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord, ServerWorkerError
-from serverworker.values.events import Beat, Event, OutputLine
+from serverworker.values.events import Beat, CauseKind, Event, OutputLine
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.state import Life, Policy, SessionState
 from serverworker.wire import commands
@@ -250,7 +250,8 @@ class Engine:
         words = self._bury(died.worker)
         if words is None:
             return died
-        at = hung_at(words.stacks) if words.stacks else None
+        hung = died.cause.kind in (CauseKind.HANG, CauseKind.STARTUP)
+        at = hung_at(words.stacks) if words.stacks and hung else None
         return evolve(
             died,
             output=words.output,

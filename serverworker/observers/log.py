@@ -195,9 +195,9 @@ def _restart_completed(event: events.RestartCompleted) -> _Row:
 
 
 def _restart_failed(event: events.RestartFailed) -> _Row:
-    return LogLevel.error, (
-        f"restart failed: generation {event.generation} is dropped, and what served before goes on; {event.text}"
-    )
+    # With overlap = false it may be too late to drop it; then the text says what goes on.
+    dropped = f"generation {event.generation} is dropped, and what served before goes on; "
+    return LogLevel.error, f"restart failed: {'' if 'goes on' in event.text else dropped}{event.text}"
 
 
 def _polling_changed(event: events.PollingChanged) -> _Row:

@@ -178,7 +178,12 @@ class WorkerSession(CommandLocator):
 
     @commands.Unready.responder
     def unready(self) -> dict[str, Any]:
-        """Tell the application that the end is near, and go on serving."""
+        """Tell the application that the end is near, and go on serving.
+
+        From now on its health route may well answer 503, which is what load balancers wait for: no crash.
+        """
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
         self._begin_drain(ExitReason(ExitKind.SESSION_END))
         return {}
 
@@ -290,7 +295,8 @@ class WorkerSession(CommandLocator):
             self._heartbeat.stop()
         if self._listeners is not None:
             self._listeners.drain()
-            self._note(f"draining: {self._listeners.open_connections} connections are open")
+            number = self._listeners.open_connections
+            self._note(f"draining: {number} connection{' is' if number == 1 else 's are'} open")
         if drain:
             self._begin_drain(reason)
         await self._exit_handlers.run(reason, seconds)

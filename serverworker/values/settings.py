@@ -22,6 +22,7 @@ __all__ = [
     "AppSettings",
     "DrainSettings",
     "IpcSettings",
+    "LimitsSettings",
     "OutputSettings",
     "PollingSettings",
     "PortSettings",
@@ -102,7 +103,7 @@ class StartupSettings:
     """``[startup]``."""
 
     timeout_seconds: float = rules.seconds(60.0)
-    """From the start of a worker's process until it is ready."""
+    """From the start of a worker's process until the application is loaded, and again from there until it is ready."""
 
 
 @frozen(kw_only=True)

@@ -52,6 +52,8 @@ class Worker:
     """When its present life has lasted too long; None: no limit."""
     failures: int = 0
     """Heartbeats that failed in a row."""
+    last_failure: str = ""
+    """What the last heartbeat that failed came to, such as ``500``."""
     leaving: str = ""
     """Why it was asked to leave; empty if nobody did."""
     killed: str = ""

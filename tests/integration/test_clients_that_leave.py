@@ -15,10 +15,11 @@ from tests.integration.sessions import SessionTestCase, TestSession, wait_until
 PATIENT = r"""
     import gc
     import json
+    import os
 
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred, ensureDeferred
-    from twisted.internet.task import LoopingCall, deferLater
+    from twisted.internet.task import LoopingCall
     from twisted.internet.threads import deferToThread
     from twisted.web.resource import Resource
     from twisted.web.server import NOT_DONE_YET, Site

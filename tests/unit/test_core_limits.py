@@ -107,6 +107,16 @@ class GiveUpTests(TestCase):
             world.bring_up(world.state.last_worker)
         self.assertIs(Phase.RUNNING, world.state.phase)
 
+    def test_a_promoted_standby_counts(self) -> None:
+        """One that was there before the last death, takes over and dies a while later, is a death in the row."""
+        world = serving(count=1, standby=1, needs_activation=False, give_up_after=2)
+        world.killed(1)
+        world.pass_seconds(5.0)
+        self.assertIs(Life.SERVING, world.life(2))
+        world.killed(2)
+        self.assertEqual(2, world.state.deaths_in_a_row)
+        self.assertIs(Phase.ENDING, world.state.phase)
+
     def test_never_unless_asked_to(self) -> None:
         """By default it backs off to the cap and stays."""
         world = serving(count=1, standby=0)

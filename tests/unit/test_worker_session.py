@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from attrs import evolve
 from twisted.python.failure import Failure
 
+from serverworker.values.errors import ValueTooLarge
 from serverworker.values.events import Beat
-from serverworker.values.settings import AppSettings, PollingSettings, Settings
+from serverworker.values.settings import AppSettings, IpcSettings, PollingSettings, Settings
 from serverworker.wire import commands
 from tests.unit.worker_session_case import WorkerSessionTestCase
 
@@ -86,6 +88,12 @@ class StartTests(WorkerSessionTestCase):
         self.bring_up()
         self.order(commands.SetPolling, seconds=3.0)
         self.assertEqual(self.heartbeats[0].done[-1], 3.0)
+
+    def test_large_values(self) -> None:
+        """The session's own cap on values holds in the worker too."""
+        self.monitor.settings = evolve(self.monitor.settings, ipc=IpcSettings(maximum_bytes=1024))
+        self.start()
+        self.failureResultOf(self.worker().emit("keep", "x" * 2000), ValueTooLarge)
 
     def test_ping(self) -> None:
         """A ping is answered, whatever it is at."""

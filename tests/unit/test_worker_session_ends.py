@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from importlib import import_module
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from serverworker.processes.drain import Tracked
 from serverworker.values.events import Beat
 from serverworker.wire import commands
 from tests.unit.worker_session_case import WorkerSessionTestCase
@@ -20,8 +22,12 @@ class LeaveTests(WorkerSessionTestCase):
         stopped = []
         def root(worker):
             from twisted.application.service import Service
-            from twisted.internet.protocol import Factory
-            worker.listen("server", Factory())
+            from twisted.internet.protocol import Factory, Protocol
+            class Connections(Factory):
+                protocol = Protocol
+                def stopFactory(self):
+                    stopped.append("factory")
+            worker.listen("server", Connections())
             class Noting(Service):
                 def stopService(self):
                     stopped.append("stopped")
@@ -46,7 +52,7 @@ class LeaveTests(WorkerSessionTestCase):
         self.assertEqual(answers, ["saved"])
         self.assertEqual(self.reactor.readers, [])
         self.assertEqual(self.heartbeats[0].done[-1], "stop")
-        self.assertEqual(import_module(self.name).stopped, ["stopped"])
+        self.assertEqual(import_module(self.name).stopped, ["stopped", "factory"])
         self.assertTrue(self.session.link.closed)
         self.assertEqual(self.ended[0], (0, False))
 
@@ -65,9 +71,75 @@ class LeaveTests(WorkerSessionTestCase):
         self.leave()
         self.order(commands.Serve)
         self.assertEqual((len(calls), self.reactor.readers, self.ended), (1, [], []))
+        self.assertEqual(
+            [text for text in self.monitor.notes() if text.startswith("draining")], self.monitor.notes()
+        )
+        self.assertEqual(len(self.monitor.notes()), 1)
         waiting.callback(None)
         self.reactor.turn()
         self.assertEqual(self.ended[0], (0, False))
+
+    def client(self) -> socket.socket:
+        """Somebody who is connected, and stays."""
+        (reader,) = self.reactor.readers
+        client = socket.create_connection(self.listening.getsockname())
+        self.addCleanup(client.close)
+        reader.doRead()
+        return client
+
+    def test_waits_for_connections(self) -> None:
+        """It ends when its last connection has; what is to be done at the drain is done at its beginning."""
+        self.bring_up()
+        client = self.client()
+        calls: list[str] = []
+        self.worker().on_drain(lambda: calls.append("drain"))
+        self.leave()
+        self.reactor.pass_seconds(20)
+        self.assertEqual((calls, self.ended), (["drain"], []))
+        self.assertEqual(self.monitor.notes(), ["draining: 1 connection is open"])
+        client.close()
+        self.reactor.turn()
+        self.assertEqual(self.ended[0], (0, False))
+
+    def test_connections_at_the_deadline(self) -> None:
+        """Whoever is still connected at the deadline is disconnected."""
+        self.bring_up()
+        client = self.client()
+        self.leave()
+        self.reactor.pass_seconds(31)
+        self.assertEqual(self.ended[0], (0, False))
+        self.assertEqual(client.recv(1), b"")
+
+    def test_no_drain_waits_for_nobody(self) -> None:
+        """Where nothing is to be waited for, connections are closed at once."""
+        self.bring_up()
+        client = self.client()
+        self.leave(drain=False)
+        self.reactor.turn()
+        self.assertEqual(self.ended[0], (0, False))
+        self.assertEqual(client.recv(1), b"")
+
+    def closes_idle(self, kind: str) -> int:
+        """How often idle connections are to be closed (after a moment: see `test_drain`)."""
+        calls: list[Tracked] = []
+
+        def close_idle(tracked: Tracked) -> None:
+            calls.append(tracked)
+
+        self.patch(Tracked, "close_idle", close_idle)
+        self.bring_up()
+        self.client()
+        self.leave(kind)
+        self.reactor.pass_seconds(2)
+        return len(calls)
+
+    def test_idle_connections_at_the_end(self) -> None:
+        """At the session's end, where no successor answers, idle connections are closed."""
+        self.assertEqual(self.closes_idle("session-end"), 1)
+
+    def test_idle_connections_at_a_restart(self) -> None:
+        """At a restart they are not: one of them may be sending its next request just now."""
+        self.assertEqual(self.closes_idle("restart"), 0)
 
     def test_deadline(self) -> None:
         """What is not done at the deadline is cut short, which is told; the exit status is 0 all the same."""
@@ -113,6 +185,7 @@ class LeaveTests(WorkerSessionTestCase):
         self.worker().on_drain(lambda: calls.append(1))
         self.order(commands.Unready)
         self.assertEqual((calls, len(self.reactor.readers)), ([1], 1))
+        self.assertEqual(self.heartbeats[0].done[-1], "stop")  # its health route may answer 503 from now on
         self.leave("session-end")
         self.assertEqual(calls, [1])
 
@@ -142,9 +215,12 @@ class LeaveTests(WorkerSessionTestCase):
         """SIGTERM from outside is told as such, and drains; to the monitor that is a death nobody asked for."""
         self.bring_up()
         reasons: list[Any] = []
+        waiting: Deferred[None] = Deferred()
         self.worker().add_exit_handler(reasons.append)
+        self.worker().add_exit_handler(lambda reason: waiting)
         self.session.terminated()
         self.session.terminated()
+        waiting.callback(None)
         self.reactor.turn()
         (crash,) = [given for name, given in self.monitor.heard if name == "CrashDetected"]
         self.assertEqual(crash["kind"], "signal")
@@ -187,7 +263,8 @@ class CrashTests(WorkerSessionTestCase):
         self.worker().add_exit_handler(lambda reason: waiting)
         self.fail_somewhere(OSError("no data base"))
         self.fail_somewhere(KeyError("and so on"))
-        self.assertEqual(self.ended, [])
+        self.order(commands.Serve)
+        self.assertEqual((self.ended, self.reactor.readers), ([], []))
         waiting.callback(None)
         self.reactor.turn()
         self.assertEqual(self.crash()["error"]["message"], "no data base")

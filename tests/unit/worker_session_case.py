@@ -116,8 +116,8 @@ class WorkerSessionTestCase(ModulesTestCase):
         self.patch(threading, "excepthook", lambda args: None)
         self.patch(ServerWorker, "_current", None)
         self.addCleanup(THIS_PROCESS.leave)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.addCleanup(listening.close)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.listening.close)
         board, descriptor = RequestBoard.create()
         self.addCleanup(board.close)
         os.close(descriptor)
@@ -126,7 +126,7 @@ class WorkerSessionTestCase(ModulesTestCase):
             reactor=self.reactor,
             worker_id=3,
             pid=4711,
-            ports={"server": Port(name="server", description="tcp:8080", socket=listening)},
+            ports={"server": Port(name="server", description="tcp:8080", socket=self.listening)},
             board=board,
             shares=nothing,
             end=lambda status, at_once: self.ended.append((status, at_once)),
