@@ -62,7 +62,7 @@ class Configuration:
                 f"{', '.join(fixed)}: cannot be changed while the session runs: start a new one"
             )
         settings = attrs.evolve(self.settings, **changed)
-        if "ports" in changed:
+        if "ports" in changed and settings.workers.bind:
             self._ports.replace(settings.ports, self.settings.ports)
         self._before = _Before(
             generation=generation,
@@ -90,7 +90,7 @@ class Configuration:
         before, self._before = self._before, None
         if before is None:
             return
-        if "ports" in before.changed:
+        if "ports" in before.changed and before.settings.workers.bind:
             self._ports.take_back()
         undone = {name: getattr(before.settings, name) for name in before.changed}
         self.settings, self._last_read = attrs.evolve(self.settings, **undone), before.last_read

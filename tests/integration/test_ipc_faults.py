@@ -268,6 +268,7 @@ class BrokenPeerTests(DrivenTestCase):
                     return "fine"
             """
         )
+        self.assertIsNone(ask(session, ""))  # its order to serve has left the monitor, and not only been told
         session.process.send_signal(signal.SIGSTOP)
         self.addCleanup(session.process.send_signal, signal.SIGCONT)
         result: Any = ask(session, "short")

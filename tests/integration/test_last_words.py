@@ -33,7 +33,7 @@ class LastWordsTests(DoomedTestCase):
                     ("stderr", "on the other stream"),
                     ("stdout", before_newline.decode()),
                     ("stdout", after.decode("utf-8", "replace")),
-                    ("stdout", "съёмка"),
+                    ("stdout", "\u0436\u0443\u043a"),
                     ("stdout", ""),
                     ("stdout", "\N{REPLACEMENT CHARACTER}"),
                 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -67,8 +69,9 @@ class ReadingTests(SynchronousTestCase):
     """`read_file`."""
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp()).absolute()
-        self.folder.mkdir()
+        # A short path: a unix socket's ends at 107 bytes, wherever the checkout lies.
+        self.folder = Path(tempfile.mkdtemp()).resolve()
+        self.addCleanup(shutil.rmtree, self.folder)
         self.file = self.folder / "serverworker.toml"
 
     def settings(self, content: str | bytes) -> Settings:

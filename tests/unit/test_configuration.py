@@ -93,6 +93,16 @@ class ReadTests(ConfigurationTestCase):
         self.restart(ports=OTHER_PORTS)
         self.assertEqual(self.ports.done, [(OTHER_PORTS, FIRST.ports)])
 
+    def test_ports_of_the_application(self) -> None:
+        """With ``bind = false`` the application binds them: the new ones are told to it, and left alone here."""
+        own = WorkersSettings(bind=False)
+        self.configuration = Configuration(evolve(FIRST, workers=own), cast(Any, self.ports), self.read)
+        self.restart(ports=OTHER_PORTS, workers=own)
+        self.assertEqual(self.configuration.settings.ports, OTHER_PORTS)
+        self.configuration.take_back()
+        self.assertEqual(self.configuration.settings.ports, FIRST.ports)
+        self.assertEqual(self.ports.done, [])
+
     def test_ports_that_stay(self) -> None:
         """Ports that were not changed are left alone."""
         self.restart(drain=DrainSettings(timeout_seconds=4))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -109,8 +111,9 @@ class OptionsTestCase(SynchronousTestCase):
     """A test that works in a folder of its own, and holds what is written."""
 
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp()).absolute()
-        self.folder.mkdir()
+        # A short path: a unix socket's ends at 107 bytes.
+        self.folder = Path(tempfile.mkdtemp()).resolve()
+        self.addCleanup(shutil.rmtree, self.folder)
         before = Path.cwd()
         os.chdir(self.folder)
         self.addCleanup(os.chdir, before)

@@ -174,6 +174,10 @@ class ReactorCrashTests(UncaughtTestCase):
         """A factory's own bug."""
         self.connect(self.listen(Talkers(build=bug)))
         await self.crash()
+        # Twisted leaves the accepted socket to the collector, which may warn of it.
+        self.flushLoggedErrors()
+        gc.collect()
+        self.flushWarnings()
 
     async def test_datagram_received(self) -> None:
         """UDP as well."""
