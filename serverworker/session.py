@@ -201,9 +201,8 @@ class MonitorService(Service):
     def _begin(self) -> None:
         try:
             self._begin_session()
-        except (
-            Exception
-        ) as error:  # the reactor would log it, and turn for ever with bound ports and no worker
+        except Exception as error:
+            # The reactor would log it, and turn for ever with bound ports and no worker.
             self._log.failure("the session cannot begin")
             self.session.give_up(ExitStatus.SOFTWARE, f"{_OWN_FAULT}: {type(error).__name__}: {error}")
 

@@ -10,6 +10,7 @@ import traceback
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
+from sysconfig import get_path
 from typing import Any
 
 from serverworker.processes.agent import SessionAgent
@@ -32,9 +33,18 @@ def resolve(reference: str, option: str) -> Any:
         if not hasattr(found, name):
             names = [each for each in dir(found) if not each.startswith("_")]
             close = nearest(name, names) if names else "; it has no public names"
+            if _is_pythons_own(module_name):
+                close = "; this is a module of Python's own: give yours another name"
             raise ApplicationError(f"{option} {reference}: {module_name} has no attribute {name!r}{close}")
         found = getattr(found, name)
     return found
+
+
+def _is_pythons_own(name: str) -> bool:
+    """Whether a module is of the standard library: one that was imported before it is found in the application's place."""
+    top = name.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return top in sys.stdlib_module_names and (file is None or file.startswith(get_path("stdlib")))
 
 
 def _imported(name: str, given: str) -> Any:

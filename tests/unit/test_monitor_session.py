@@ -12,7 +12,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker import Monitor, SessionAgent
 from serverworker.monitor import session as session_module
-from serverworker.monitor.configuration import policy_of
 from serverworker.monitor.session import Session
 from serverworker.processes.role import ProcessRole
 from serverworker.processes.shell import ShellResult
@@ -25,7 +24,7 @@ from serverworker.values.errors import (
     ServerWorkerError,
 )
 from serverworker.values.ports import PortSettings
-from serverworker.values.settings import DrainSettings, RestartSettings, Settings, WorkersSettings
+from serverworker.values.settings import Settings, WorkersSettings
 
 RESULT = ShellResult(status=2, stdout="", stderr="", seconds=0.1)
 
@@ -42,31 +41,6 @@ class SessionTestCase(SynchronousTestCase):
     def joined(self) -> bool:
         """Whether the worker has been told its settings."""
         return bool(self.told(events.WorkerLoaded))
-
-
-class PolicyTests(SynchronousTestCase):
-    """From the settings to the figures that decisions depend on."""
-
-    def test_binding_twice(self) -> None:
-        """Who binds by itself cannot do so beside its predecessor: ``bind = false`` means ``overlap = false``."""
-        self.assertFalse(policy_of(Settings(workers=WorkersSettings(bind=False))).overlap)
-        self.assertTrue(policy_of(Settings()).overlap)
-
-    def test_figures(self) -> None:
-        """Each figure comes from its own key."""
-        policy = policy_of(
-            Settings(
-                workers=WorkersSettings(count=3, standby=2, overlap=False),
-                drain=DrainSettings(timeout_seconds=11),
-                restart=RestartSettings(
-                    initial_delay_seconds=1, maximum_delay_seconds=2, reset_after_seconds=4
-                ),
-            )
-        )
-        self.assertEqual((policy.count, policy.standby, policy.overlap), (3, 2, False))
-        self.assertEqual((policy.drain_seconds, policy.startup_seconds), (11, 60))
-        delays = (policy.initial_delay_seconds, policy.maximum_delay_seconds, policy.reset_after_seconds)
-        self.assertEqual(delays, (1, 2, 4))
 
 
 class RoleTests(SessionTestCase):

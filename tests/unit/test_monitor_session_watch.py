@@ -228,6 +228,10 @@ class ConfigurationTests(WatchTestCase):
         session.reactor.turn()
         self.assertEqual(len(session.monitor.state.in_life(Life.SERVING)), 2)
         self.assertIn(("deadline", 7), self.guarded)
+        session.reactor.pass_seconds(2)
+        self.assertEqual(
+            len(session.reactor.getDelayedCalls()), 2
+        )  # the pings and the limits, of the new ones alone
         session.process.answers_pings = False
         session.reactor.pass_seconds(5)
         (died,) = self.told(events.WorkerDied)

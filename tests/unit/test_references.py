@@ -68,6 +68,13 @@ class ResolveTests(ReferenceTestCase):
         self.module("empty", "")
         self.assertIn("empty has no attribute 'root'; it has no public names", self.refused("empty:root"))
 
+    def test_name_of_pythons_own(self) -> None:
+        """Who calls a module `site` gets Python's own, whose attributes would tell nothing."""
+        told = "--app site:root: site has no attribute 'root'; this is a module of Python's own: give yours another name"
+        self.assertEqual(self.refused("site:root"), told)
+        self.module("this", "root = 1")
+        self.assertIn("did you mean 'root'?", self.refused("this:rot"))
+
 
 class FailingModuleTests(ReferenceTestCase):
     """A module that cannot be imported."""

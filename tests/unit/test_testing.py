@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -170,6 +171,17 @@ class EndTests(SessionTestCase):
         session.process.end(by_signal=9)
         session.reactor.turn()
         self.assertEqual((session.worker.id, Wiki.notes), (2, []))
+
+    def test_ended_process(self) -> None:
+        """A process ends once, and takes no signal afterwards, as a real one does not."""
+        session = self.wiki()
+        process = session.process
+        process.end(3)
+        process.end(4)
+        self.assertRaises(ProcessExitedAlready, process.signalProcess, 9)
+        session.reactor.turn()
+        (died,) = [event for event in session.told if isinstance(event, events.WorkerDied)]
+        self.assertEqual(died.cause.exit_status, 3)
 
     def test_kill_session(self) -> None:
         """A worker that wants the session to end gets it, with its status."""

@@ -140,9 +140,15 @@ class WorkerSessionTestCase(ModulesTestCase):
         ours, theirs = socket.socketpair()
         adopt(self.session.link, reactor, ours.detach())
         adopt(self.monitor.link, reactor, theirs.detach())
+        self.addCleanup(self.stop_factories)
         self.addCleanup(self.reactor.turn)
         self.addCleanup(self.monitor.link.close)
         self.addCleanup(self.session.link.close)
+
+    def stop_factories(self) -> None:
+        """A Site that was started has a timer in the process's own reactor."""
+        if self.session._listeners is not None:
+            self.session._listeners.close()
 
     def heartbeat_for(self, **given: Any) -> FakeHeartbeat:
         self.heartbeats.append(FakeHeartbeat(**given))
