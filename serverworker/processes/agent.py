@@ -31,7 +31,8 @@ class SessionAgent:
     async def initialize_monitor(self, monitor: Monitor) -> str | None:
         """Set the monitor up: IPC handlers, hooks, console commands.
 
-        Returns the session key, or None to have one made (256 random bits). An error here is reported and harms
+        Returns the session key, a text in one line, or None to have one made (256 random bits); either lies in the
+        file ``key`` of the state directory for whoever administers the session. An error here is reported and harms
         nothing else: the session starts without what was not set up.
         """
         return None

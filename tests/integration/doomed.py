@@ -21,7 +21,10 @@ DOOMED = r'''
     from twisted.internet import reactor
     from twisted.internet.defer import Deferred, ensureDeferred, fail
     from twisted.internet.protocol import Factory
+    from twisted.internet.task import deferLater
+    from twisted.logger import Logger
     from twisted.protocols.basic import LineReceiver
+    from twisted.python import log
     from twisted.web.resource import Resource
     from twisted.web.server import Site
 
@@ -95,6 +98,11 @@ DOOMED = r'''
             os.write(2, b"on the other stream\n")
             self.last_words(1, bytes(range(256)) + "\n\u0436\u0443\u043a\r\n".encode() + b"\n\xd0")
 
+        def says_by_log(self):
+            Logger("mysite").error("{free} bytes are free", free=0)
+            log.msg("and so it ends")
+            os.kill(os.getpid(), signal.SIGKILL)
+
         def last_words(self, descriptor, words):
             os.write(descriptor, words)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -110,7 +118,7 @@ DOOMED = r'''
 
         def later_raises(reason):
             reactor.callLater(0, explode, "boom beside the exit")
-            return Deferred()
+            return deferLater(reactor, 0.2)
 
         def exits(reason):
             print("before its time", flush=True)

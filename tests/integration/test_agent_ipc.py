@@ -179,6 +179,31 @@ class WorkerToMonitorTests(DrivenTestCase):
         self.assertEqual(waiting["type"], "PeerLost")
         self.assertEqual(later["type"], "FailedDispatch")
 
+    def test_worker_leaves(self) -> None:
+        """An emit that still waits when its own process leaves ends with `LinkDestroyed`, a later one is not sent."""
+        session = self.driven(
+            """
+            from pathlib import Path
+
+            class Agent(Driven):
+                async def initialize_monitor(self, monitor):
+                    await super().initialize_monitor(monitor)
+                    monitor.on("never", lambda args: print("asked for ever") or Deferred())
+
+                def begin(self):
+                    ensureDeferred(self.wait())
+
+                async def wait(self):
+                    told = [await self.tried(self.worker.emit("never")) for _ in range(2)]
+                    Path("told").write_text(json.dumps(told))
+            """
+        )
+        ask(session, "begin")
+        session.wait_for_line("asked for ever")
+        self.assertEqual(session.end(), 0)
+        waiting, later = json.loads((session.folder / "told").read_text())
+        self.assertEqual((waiting["type"], later["type"]), ("LinkDestroyed", "FailedDispatch"))
+
 
 class MonitorToWorkerTests(DrivenTestCase):
     """`monitor.emit`: to all that serve, or to one."""

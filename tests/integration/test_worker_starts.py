@@ -25,8 +25,8 @@ SERVING = """
 
 BACK_OFF = """
     [restart]
-    initial_delay_seconds = 0.2
-    maximum_delay_seconds = 1.6
+    initial_delay_seconds = 0.1
+    maximum_delay_seconds = 0.8
     """
 
 STARTUP_SECONDS = 5
@@ -76,7 +76,7 @@ class CrashLoopTests(StartsTestCase):
             (session.folder / "mended").touch()
             self.assertTrue(waiting.makefile("rb").read().endswith(b"mended"))
         self.assertEqual(steps[0], "worker 2 is started now")
-        for number, (step, longest) in enumerate(zip(steps[1:], (0.2, 0.4, 0.8, 1.6, 1.6), strict=True), 2):
+        for number, (step, longest) in enumerate(zip(steps[1:], (0.1, 0.2, 0.4, 0.8, 0.8), strict=True), 2):
             head, tail = "a successor is started in ", f" s (death {number} in a row)"
             self.assertTrue(step.startswith(head) and step.endswith(tail), steps)
             # Up to a quarter is taken off by chance, and the text is rounded.
