@@ -52,6 +52,10 @@ class LastWordsTests(DoomedTestCase):
         self.assertEqual([event for event in session.events if event["event"] == "OutputLine"], [])
 
 
+KILLED = ("--app", "doomed:work", "--config", "quick.toml", "--standby", "0")
+"""The arguments of the sessions that are killed."""
+
+
 class KilledBehindTests(DoomedTestCase):
     """The monitor is killed with SIGKILL right behind the death of a worker."""
 
@@ -74,23 +78,28 @@ class KilledBehindTests(DoomedTestCase):
 
     def test_never_half(self) -> None:
         """Its report is there as a whole, or not there: at every moment that was tried, and never twice."""
-        folder = self.folder(doomed__py=DOOMED, quick__toml=QUICK)
-        crashes = folder / "state" / "crashes"
-        arguments = ("--app", "doomed:work", "--config", "quick.toml", "--standby", "0")
-        for number, seconds in enumerate((None, 0.0, None, 0.003, None, 0.01, None, 0.03, None, None)):
+        moments = (None, 0.0, None, 0.003, None, 0.01, None, 0.03, None, None)
+        # By turns in two folders, so that the next session starts while one is killed.
+        folders = [self.folder(doomed__py=DOOMED, quick__toml=QUICK) for _ in range(2)]
+        sessions = [self.session(*KILLED, folder=folder) for folder in folders]
+        for number, seconds in enumerate(moments):
+            session, folder = sessions[number], folders[number % 2]
+            crashes = folder / "state" / "crashes"
             before = len(list_reports(crashes))
-            self.kill_behind(self.session(*arguments, folder=folder), crashes, seconds)
+            self.kill_behind(session, crashes, seconds)
+            sessions.append(self.session(*KILLED, folder=folder))
             reports = list_reports(crashes)
             self.assertIn(len(reports) - before, (0, 1), f"round {number}")
             for report in map(load, reports):
                 self.assertEqual(len(report.death.output), 200)
                 self.assertEqual(report.death.output[-1].text, "no line end")
                 self.assertTrue(report.death.next_step)
-        # The next session on the same state directory removes what was half written.
-        session = self.session(*arguments, folder=folder)
-        session.serving()
-        self.assertEqual([name for name in _names(crashes) if not name.endswith(".json")], [])
-        self.assertEqual(session.end(), 0)
+        # The last two were not killed: a session removes what one before it had half written.
+        for session, folder in zip(sessions[-2:], folders, strict=True):
+            session.serving()
+            names = _names(folder / "state" / "crashes")
+            self.assertEqual([name for name in names if not name.endswith(".json")], [])
+            self.assertEqual(session.end(), 0)
 
 
 def _names(folder: Path) -> list[str]:
