@@ -50,15 +50,18 @@ class Wiki(SessionAgent):
         """Zip the pages; answers the file's name. A failure goes to whoever asked."""
         if mode not in ("full", "quick"):  # a worker's message: the console has checked its own
             raise ValueError(f"a backup is full or quick, not {mode!r}")
-        # To the microsecond: two backups in one second must not share a file, and one that fails removes its own.
+        # To the microsecond: two backups in one second must not share a file.
         target = made(BACKUPS) / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%f}-{mode}.tar.gz"
-        command = ["tar", "-czf", str(target), "-C", str(PAGES), "."]
+        # Under its name only once it is whole: the gzip that tar starts may outlive a tar that fails.
+        part = target.with_suffix(".part")
+        command = ["tar", "-czf", str(part), "-C", str(PAGES), "."]
         if mode == "quick":
             command[3:3] = ["--newer-mtime=1 day ago"]
         result = await self.monitor.exec(command, timeout=60)
         if result.status != 0:
-            target.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
             raise RuntimeError(f"the backup failed with status {result.status}: {result.stderr.strip()}")
+        part.rename(target)
         return target.name
 
     async def index(self, what: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
-from tests.integration.sessions import CHECKOUT, LONG, SessionTestCase, is_alive, wait_until
+from tests.integration.sessions import LONG, SessionTestCase, is_alive, wait_until
 from tests.integration.terminal import TWISTD, variables
 
 
@@ -34,11 +34,16 @@ class Daemon:
         self.folder = folder
         self.pid_file = folder / "session.pid"
         self.log_file = folder / "twistd.log"
-        # As a shell or a script has it: it waits for the pipe's end, so nothing of the daemon may hold it.
-        self.launched = subprocess.run(
-            [*TWISTD, "--pidfile=session.pid", *twistd, "serverworker", "--state-dir", "state", *arguments],
-            cwd=folder,
-            env=variables(**(environment or {})),
+        self._environment = variables(**(environment or {}))
+        plugin = ("serverworker", "--state-dir", "state", *arguments)
+        self._command = [*TWISTD, "--pidfile=session.pid", *twistd, *plugin]
+
+    def launch(self) -> subprocess.CompletedProcess[str]:
+        """Start it as a script would, which waits for the pipe's end, so that nothing of the daemon may hold it."""
+        return subprocess.run(
+            self._command,
+            cwd=self.folder,
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -91,15 +96,17 @@ class DaemonTests(SessionTestCase):
 
     PORT = ("--port", "tcp:0:interface=127.0.0.1")
 
-    def daemon(self, *arguments: str, folder: Path | None = None, **options: Any) -> Daemon:
+    def daemon(self, *arguments: str, folder: Path | None = None, says: str = "", **options: Any) -> Daemon:
+        """Start one, which `says` this and no more on the terminal, and have it ended after the test."""
         daemon = Daemon(folder or self.folder(), *arguments, **options)
         self.addCleanup(daemon.clean_up)
+        launched = daemon.launch()
+        self.assertEqual((launched.returncode, launched.stdout), (0, says))
         return daemon
 
     def test_life(self) -> None:
         """The launcher says nothing and ends; the log tells the story; SIGTERM ends all, the pid file too."""
         daemon = self.daemon(*self.PORT)
-        self.assertEqual((daemon.launched.returncode, daemon.launched.stdout), (0, ""))
         self.assertEqual(daemon.get(), b"ok\n")
         pid = daemon.pid
         self.assertEqual(os.getsid(pid), os.getpgid(pid))
@@ -144,12 +151,13 @@ class DaemonTests(SessionTestCase):
         child = subprocess.Popen(["true"])
         child.wait()
         (folder / "session.pid").write_text(str(child.pid))
-        daemon = self.daemon(*self.PORT, "--standby", "0", folder=folder)
+        says = f"Removing stale pidfile {folder}/session.pid\n"
+        daemon = self.daemon(*self.PORT, "--standby", "0", folder=folder, says=says)
         self.assertEqual(daemon.get(), b"ok\n")
         self.assertNotEqual(daemon.pid, child.pid)
-        second = Daemon(folder, *self.PORT)
-        self.assertEqual(second.launched.returncode, 1)
-        self.assertIn(f"PID {daemon.pid}", second.launched.stdout)
+        second = Daemon(folder, *self.PORT).launch()
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(f"PID {daemon.pid}", second.stdout)
         self.assertEqual(daemon.get(), b"ok\n")
 
     def test_fault_at_the_beginning(self) -> None:
@@ -161,7 +169,8 @@ class DaemonTests(SessionTestCase):
             state_directory.default_path = lambda environment, settings: 1 / 0
             """
         )
-        daemon = self.daemon(*self.PORT, folder=folder, environment={"PYTHONPATH": f"{folder}:{CHECKOUT}"})
+        path = os.pathsep.join([str(folder), variables()["PYTHONPATH"]])
+        daemon = self.daemon(*self.PORT, folder=folder, environment={"PYTHONPATH": path})
         daemon.wait_for("the session cannot begin(.|\n)*ZeroDivisionError")
         daemon.wait_for("the monitor has a fault of its own: ZeroDivisionError: division by zero")
         daemon.wait_for("Server Shut Down")
@@ -182,7 +191,6 @@ class DaemonTests(SessionTestCase):
         port = f"tcp:{free_low_port()}:interface=127.0.0.1"
         user = (f"--uid={nobody.pw_uid}", f"--gid={nobody.pw_gid}")
         daemon = self.daemon("--port", port, folder=folder, twistd=user)
-        self.assertEqual(daemon.launched.stdout, "")
         self.assertEqual(daemon.get(), b"ok\n")
         for pid in (daemon.pid, *daemon.worker_pids):
             status = Path(f"/proc/{pid}/status").read_text()
