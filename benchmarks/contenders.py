@@ -58,16 +58,25 @@ host = 127.0.0.1
 port = {port}
 """
 
-_PROCMON_TAC = """
+# `twistd procmon` keeps one process; this is the same, by the same way through twistd, for several.
+_PROCMON_PLUGIN = """
+from twisted.application.service import ServiceMaker
+procmons = ServiceMaker("procmons", "procmons", "several processes", "procmons")
+"""
+_PROCMONS = """
 import os, sys
-from twisted.application.service import Application
+from twisted.python import usage
 from twisted.runner.procmon import ProcessMonitor
-monitor = ProcessMonitor()
-for number in range({workers}):
-    command = [sys.executable, "serve.py", "{port}"]
-    monitor.addProcess(f"serve{{number}}", command, env=os.environ)
-application = Application("procmon")
-monitor.setServiceParent(application)
+
+class Options(usage.Options):
+    pass
+
+def makeService(options):
+    monitor = ProcessMonitor()
+    for number in range({workers}):
+        command = [sys.executable, "serve.py", "{port}"]
+        monitor.addProcess(f"serve{{number}}", command, env=os.environ)
+    return monitor
 """
 
 
@@ -216,9 +225,11 @@ def ours(name: str = "serverworker", *options: str) -> Contender:
 def _procmon(place: Place) -> list[str]:
     if place.workers == 1:
         return _twistd("procmon", sys.executable, "serve.py", str(place.port))
-    path = place.folder / "procmon.tac"
-    path.write_text(_PROCMON_TAC.format(port=place.port, workers=place.workers))
-    return _twistd("-y", str(path))
+    plugins = place.folder / "twisted" / "plugins"
+    plugins.mkdir(parents=True)
+    (plugins / "procmons_plugin.py").write_text(_PROCMON_PLUGIN)
+    (place.folder / "procmons.py").write_text(_PROCMONS.format(port=place.port, workers=place.workers))
+    return _twistd("procmons")
 
 
 def _gunicorn(*options: str, app: str) -> Callable[[Place], list[str]]:

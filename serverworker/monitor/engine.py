@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attrs import evolve, frozen
@@ -46,6 +46,8 @@ class Surroundings:
     """The recipe of a generation; raises `ConfigurationError` where there can be none."""
     join_answer: Callable[[int, int], Deferred[dict[str, Any]]]
     """What a worker that joins is told, by its id and generation."""
+    last_ports: Callable[[int], list[str]]
+    """The names of the ports that a worker has, by its id, and the generation that serves has not."""
     tolerance: Callable[[], int]
     """How many heartbeats in a row may fail."""
     started: Callable[[int], None]
@@ -173,7 +175,10 @@ class Engine:
             case inputs.Unready(worker=worker):
                 self._order(worker, commands.Unready)
             case inputs.Leave(worker=worker, kind=kind, text=text, seconds=seconds, drain=drain):
-                self._order(worker, commands.Leave, kind=kind, text=text, seconds=seconds, drain=drain)
+                ports = self._around.last_ports(worker)
+                self._order(
+                    worker, commands.Leave, **_how(kind, text, seconds, drain=drain, last_ports=ports)
+                )
             case inputs.Kill(worker=worker, dump=dump):
                 if worker in self._processes:
                     self._processes[worker].kill(dump=dump)
@@ -316,7 +321,7 @@ class Engine:
         status = int(ExitStatus.SOFTWARE)
         self._around.stream.publish(events.SessionEnding(reason=_OWN_FAULT, graceful=True, status=status))
         for process in tuple(self._processes.values()):
-            process.order(commands.Leave, kind="session-end", text=_OWN_FAULT, seconds=seconds, drain=True)
+            process.order(commands.Leave, **_how("session-end", _OWN_FAULT, seconds))
         self._around.reactor.callLater(seconds + GRACE_SECONDS, self._kill_all)
         last_moment = seconds + GRACE_SECONDS + KILL_AGAIN_SECONDS
         self._around.reactor.callLater(last_moment, self._finish_broken)
@@ -360,3 +365,10 @@ class Engine:
         status = int(ExitStatus.SOFTWARE)
         self._around.stream.publish(events.SessionEnded(status=status, reason=_OWN_FAULT))
         self._around.reactor.callLater(0, self._around.finished, status, _OWN_FAULT)
+
+
+def _how(
+    kind: str, text: str, seconds: float, *, drain: bool = True, last_ports: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The arguments of a `Leave`."""
+    return {"kind": kind, "text": text, "seconds": seconds, "drain": drain, "last_ports": list(last_ports)}

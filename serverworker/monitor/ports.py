@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from serverworker.processes.sockets import SocketFile, bind, describe_bound, file_of, release
 from serverworker.processes.spawn import BoundPort
@@ -20,6 +20,7 @@ class Ports:
         `activated` names the latter. Their files are not ours to remove: systemd goes on listening there.
         """
         self._bound = dict(bound)
+        self._activated = [bound[name] for name in activated]
         self._files: dict[str, SocketFile | None] = {
             name: None if name in activated else file_of(each) for name, each in bound.items()
         }
@@ -32,6 +33,10 @@ class Ports:
             BoundPort(name=name, description=describe_bound(each), socket=each)
             for name, each in self._bound.items()
         )
+
+    def own_names(self, ports: Iterable[BoundPort]) -> list[str]:
+        """The names of those that the session has bound itself: another program listens on the others as well."""
+        return [port.name for port in ports if port.socket not in self._activated]
 
     def described(self) -> tuple[str, ...]:
         """Each as ``name=address``."""

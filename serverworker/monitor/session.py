@@ -102,6 +102,7 @@ class Session:
                 stream=stream,
                 recipe=self._recipe,
                 join_answer=self._join_answer,
+                last_ports=self._last_ports,
                 tolerance=lambda: self.settings.polling.failure_tolerance,
                 started=self._guardian.watch,
                 gone=self._process_gone,
@@ -174,6 +175,17 @@ class Session:
                 self.configuration.of(generation).app, self._ports.bound(), environment, self._shares
             )
         return self._recipes[generation]
+
+    def _last_ports(self, worker_id: int) -> list[str]:
+        """Those that a worker of a former generation closes for good: no successor has them."""
+        state = self.engine.state
+        worker = state.worker(worker_id)
+        if worker is None or worker.generation >= state.generation or state.generation not in self._recipes:
+            return []
+        kept = [port.socket for port in self._recipes[state.generation].ports]
+        return self._ports.own_names(
+            [port for port in self._recipes[worker.generation].ports if port.socket not in kept]
+        )
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
         if self._agent_ready is not None:

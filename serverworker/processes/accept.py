@@ -7,6 +7,7 @@ to those that have time and, where siblings share a table of their loads (`share
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -33,6 +34,9 @@ PAUSE_SECONDS = 0.1
 
 LEAVE_SECONDS = 0.001
 """How long a connection is left to a sibling that has fewer, before the next look."""
+
+LAST_SECONDS = 0.5
+"""How long the last connections of a socket that is to be closed are accepted, however many come."""
 
 EPISODE_SECONDS = 10.0
 """A failure to accept that comes so long after the last one is told in the log; earlier ones are the same trouble."""
@@ -74,7 +78,7 @@ class AcceptReader:
 
     Neither the socket nor the factory is owned: whoever made this closes the one when accepting is over for good, and
     calls `doStart` and `doStop` of the other, since connections go on after the last one was accepted. The socket's
-    other copies, in the monitor and in siblings, are never touched: nothing here calls `listen` or `shutdown` on it.
+    other copies, in the monitor and in siblings, are not touched, but by `accept_the_last`.
 
     `shares` is the table that the readers of all workers have in common; without one, first come is first served.
     """
@@ -136,15 +140,35 @@ class AcceptReader:
         """Somebody has connected, and no sibling may have been faster yet: accepts one connection."""
         if self._share is not None and self._share.leaves_it(self._reactor.seconds()):
             self._look_away(LEAVE_SECONDS)
-            return
+        else:
+            self._accept()
+
+    def accept_the_last(self) -> None:
+        """Accepts what waits in the queue, then closes the socket for good, in every process that has it.
+
+        Whoever connects between the last look at the queue and the close, a few microseconds later, is reset; Linux
+        has no call for a TCP socket that does both at once.
+        """
+        until = self._reactor.seconds() + LAST_SECONDS
+        while self._accept() and self._reactor.seconds() < until:
+            pass
+        with contextlib.suppress(OSError):  # a sibling was faster
+            self._listening.shutdown(socket.SHUT_RD)
+
+    def _accept(self) -> bool:
+        """Takes one connection from the queue; False when there is none, or none can be taken now."""
         try:
             connection, _ = self._listening.accept()
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
-            if error.errno not in THEIR_TROUBLE:
+            if error.errno in THEIR_TROUBLE:
+                return True
+            if error.errno == errno.EINVAL:  # it listens no more: a sibling has accepted the last
+                self.stop()
+            else:
                 self._rest(error)
-            return
+            return False
         self.accepted += 1
         # Its room is for the adoption, which duplicates the descriptor; otherwise the last one would be lost here.
         self._drop_spare()
@@ -152,6 +176,7 @@ class AcceptReader:
             self._hand_over(connection)
         if self._accepts:
             self._take_spare()
+        return True
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor lets go of the socket: it ends, or the socket is broken."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -112,8 +112,15 @@ class Listeners:
         for listener in self._listeners.values():
             listener.reader.stop()
 
-    def drain(self) -> None:
-        """Accept no more, and give every connection its last answer."""
+    def drain(self, last_ports: Collection[str] = ()) -> None:
+        """Accept no more, and give every connection its last answer.
+
+        `last_ports`: names of those on which nobody will accept any more. What waits in their queues is served here,
+        then they are closed in every process that has them, so that clients are refused, not kept waiting.
+        """
+        for name in last_ports:
+            if self._accepting and name in self._listeners:
+                self._listeners[name].reader.accept_the_last()
         self.stop_accepting()
         self._draining = True
         for listener in self._listeners.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -192,11 +192,13 @@ class WorkerSession(CommandLocator):
         ensureDeferred(self._drain_hooks.run(reason, self._settings.drain.timeout_seconds))
 
     @commands.Leave.responder
-    def leave(self, kind: str, text: str, seconds: float, drain: bool) -> dict[str, Any]:
+    def leave(
+        self, kind: str, text: str, seconds: float, drain: bool, last_ports: list[str]
+    ) -> dict[str, Any]:
         """Begin to end; the process's exit is the answer that counts."""
         reason = ExitReason(ExitKind(kind), text=text)
         # In the next turn: an idle worker is gone at once, and its link with it, before this were answered.
-        self._reactor.callLater(0, partial(self._leave, reason, seconds, drain=drain))
+        self._reactor.callLater(0, partial(self._leave, reason, seconds, drain=drain, last_ports=last_ports))
         return {}
 
     @commands.SetPolling.responder
@@ -281,20 +283,24 @@ class WorkerSession(CommandLocator):
         # Its answer says that all before it has arrived as well.
         await self.link.ask(commands.Note, _FAREWELL_SECONDS, text=str(error))
 
-    def _leave(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
+    def _leave(
+        self, reason: ExitReason, seconds: float, *, drain: bool, last_ports: Sequence[str] = ()
+    ) -> None:
         if self._ending:
             return
         self._ending = True
-        left = ensureDeferred(self._leave_within(reason, seconds, drain=drain))
+        left = ensureDeferred(self._leave_within(reason, seconds, drain=drain, last_ports=last_ports))
         bounded = within(self._reactor, seconds, "leaving", left)
         bounded.addErrback(self._leaving_failed)
         bounded.addBoth(lambda _: self._left())
 
-    async def _leave_within(self, reason: ExitReason, seconds: float, *, drain: bool) -> None:
+    async def _leave_within(
+        self, reason: ExitReason, seconds: float, *, drain: bool, last_ports: Sequence[str]
+    ) -> None:
         if self._heartbeat is not None:
             self._heartbeat.stop()
         if self._listeners is not None:
-            self._listeners.drain()
+            self._listeners.drain(last_ports)
             number = self._listeners.open_connections
             self._note(f"draining: {number} connection{' is' if number == 1 else 's are'} open")
         if drain:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import textwrap
 import threading
@@ -21,7 +20,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from tests.integration.programs import start
+
 LONG = 60.0
 """Seconds: the deadline of every wait. It is far more than anything takes, so that a busy machine fails nothing."""
 
@@ -52,13 +52,8 @@ class TestSession:
         self._changed = threading.Condition()
         self._moved: dict[str, int] = {}
         ports = () if port is None else ("--port", port)
-        program, *options = runner
-        self.command = [
-            *prefix,
-            sys.executable,
-            "-c",
-            f"import sys; sys.argv[0] = {program!r}; {_PROGRAMS[program]}",
-            *options,
+        command = [
+            *runner,
             "serverworker",
             *ports,
             "--state-dir",
@@ -67,22 +62,7 @@ class TestSession:
             "json",
             *arguments,
         ]
-        variables = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SERVERWORKER")},
-            "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]).rstrip(
-                os.pathsep
-            ),
-            **(environment or {}),
-        }
-        self.process = subprocess.Popen(
-            self.command,
-            cwd=folder,
-            env=variables,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self.process = start(command, folder=folder, more=environment or {}, stdin=stdin, prefix=prefix)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -289,13 +269,6 @@ class TestSession:
         self._reader.join(LONG)
         if self.process.stdout is not None:
             self.process.stdout.close()
-
-
-# As their console scripts do it; these may not be on the path.
-_PROGRAMS = {
-    "twistd": "from twisted.scripts.twistd import run; sys.exit(run())",
-    "twist": "from twisted.application.twist._twist import Twist; sys.exit(Twist.main())",
-}
 
 
 def is_worker(pid: int) -> bool:

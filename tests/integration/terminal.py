@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.integration.sessions import CHECKOUT, LONG
+from tests.integration.programs import CHECKOUT
+from tests.integration.sessions import LONG
 
 TWISTD = (
     sys.executable,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+from tests.integration.programs import CHECKOUT
 from tests.integration.refusals import DAEMON, RUNNERS, TWIST, RefusalTestCase
-from tests.integration.sessions import CHECKOUT
 
 WRONG_TOML = """
     state_directori = "x"

@@ -14,7 +14,8 @@ import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from tests.integration.sessions import CHECKOUT, SessionTestCase, TestSession, wait_until
+from tests.integration.programs import CHECKOUT
+from tests.integration.sessions import SessionTestCase, TestSession, wait_until
 from tests.integration.terminal import Terminal
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"

@@ -95,12 +95,24 @@ class ReconfigureTests(SessionTestCase):
         self.assertEqual((200, b"two"), session.get("/"))
 
     def test_another_port(self) -> None:
-        """The new generation serves on the new address; the former one is closed when the old workers are gone."""
+        """The new generation serves on the new address; who waits at the former one is served, then it is closed."""
         session = self.begin()
+        old = session.server_pid
+        os.kill(old, signal.SIGSTOP)
         other = free_port()
         self.write(port=other)
         session.process.send_signal(signal.SIGHUP)
         session.wait_for("RestartCompleted")
+        session.wait_for("WorkerDraining")
+        waiting = []
+        for _ in range(3):
+            client = socket.create_connection(("127.0.0.1", self.port_number), timeout=LONG)
+            self.addCleanup(client.close)
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            waiting.append(client)
+        os.kill(old, signal.SIGCONT)
+        for client in waiting:
+            self.assertIn(b"200 OK", client.recv(1000))
         connection = http.client.HTTPConnection("127.0.0.1", other, timeout=LONG)
         self.addCleanup(connection.close)
         connection.request("GET", "/")

@@ -44,6 +44,7 @@ class EngineTestCase(SynchronousTestCase):
             stream=stream,
             recipe=self.recipe,
             join_answer=self.join_answer,
+            last_ports=lambda worker: [f"port of {worker}"],
             tolerance=lambda: 2,
             started=lambda pid: self.watched.append(("started", pid)),
             gone=lambda pid: self.watched.append(("gone", pid)),

@@ -59,6 +59,24 @@ class AcceptTests(AcceptCase):
         self.reader(listening=listening).doRead()
         self.assertEqual(self.reactor.adopted[0].family, socket.AF_UNIX)
 
+    def test_the_last(self) -> None:
+        """Before a socket is closed for good, all that wait are accepted; then clients are refused."""
+        for _ in range(3):
+            self.connect()
+        reader = self.reader()
+        reader.accept_the_last()
+        self.assertEqual(len(self.reactor.adopted), 3)
+        self.assertRaises(ConnectionRefusedError, self.connect)
+        reader.accept_the_last()
+
+    def test_a_sibling_accepted_the_last(self) -> None:
+        """Who finds the socket closed by another looks no more, and that is no trouble."""
+        reader, sibling = self.reader(), self.reader()
+        sibling.accept_the_last()
+        reader.doRead()
+        self.assertNotIn(reader, self.reactor.readers)
+        self.assertEqual(self.log, [])
+
     def test_own_copy(self) -> None:
         """Nothing of a connection stays open here after the transport has closed it."""
         client = self.connect()

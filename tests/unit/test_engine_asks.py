@@ -25,7 +25,7 @@ class AskTests(EngineTestCase):
         self.assertEqual(self.successResultOf(answer), "generation 2 serves")
         name, arguments = self.process(1).orders[-1]
         self.assertEqual((name, arguments["kind"], arguments["drain"]), ("Leave", "restart", True))
-        self.assertEqual(arguments["seconds"], 30.0)
+        self.assertEqual((arguments["seconds"], arguments["last_ports"]), (30.0, ["port of 1"]))
         self.end(1)
         self.assertEqual(self.event(events.WorkerExited).worker, 1)
 

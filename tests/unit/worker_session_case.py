@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.logger import Logger, globalLogPublisher
@@ -176,8 +177,16 @@ class WorkerSessionTestCase(ModulesTestCase):
         self.order(commands.Serve)
         self.monitor.heard.clear()
 
-    def leave(self, kind: str = "restart", seconds: float = 30.0, drain: bool = True) -> None:
-        self.order(commands.Leave, kind=kind, text="generation 3 takes over", seconds=seconds, drain=drain)
+    def leave(
+        self,
+        kind: str = "restart",
+        seconds: float = 30.0,
+        drain: bool = True,
+        last_ports: Sequence[str] = (),
+    ) -> None:
+        text = "generation 3 takes over"
+        ports = list(last_ports)
+        self.order(commands.Leave, kind=kind, text=text, seconds=seconds, drain=drain, last_ports=ports)
 
     def fail_somewhere(self, error: Exception, namespace: str = "twisted.internet.base") -> None:
         """As Twisted logs what a timed call raised."""
