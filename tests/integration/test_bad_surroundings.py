@@ -64,7 +64,7 @@ class PortTests(SurroundingsTestCase):
         self.never_begun(69, port=f"tcp:{first.port()}:interface=127.0.0.1")
         second = self.session("--state-dir", str(first.folder / "other"), port=f"tcp:{first.port()}")
         text = self.ends(second, 69)
-        self.assertIn(f"in use by pid {first.process.pid} ({sys.executable} -c ", text)
+        self.assertIn(f"in use by pid {first.process.pid} ({sys.executable} ", text)
         self.assertNotIn("waiting for its end", text)
         self.assertEqual(first.get("/heartbeat"), (200, b"ok\n"))
 
