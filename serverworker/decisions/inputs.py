@@ -125,6 +125,8 @@ class AskRestart:
     """``clean`` or ``force``."""
     asked_by: str
     request: int | None = None
+    startup_seconds: float | None = None
+    """How long the new generation's workers may take to start, by their own configuration; None: as the policy says."""
 
 
 @frozen(kw_only=True)

@@ -240,6 +240,7 @@ def _ask_restart(turn: Turn, happened: inputs.AskRestart) -> None:
             asked_by=happened.asked_by,
             request=happened.request,
             started_at=turn.now,
+            startup_seconds=happened.startup_seconds or state.policy.startup_seconds,
         ),
     )
     turn.tell(events.RestartStarted(generation=generation, mode=happened.mode, asked_by=happened.asked_by))

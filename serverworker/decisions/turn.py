@@ -76,10 +76,15 @@ class Turn:
             raise Fault(f"worker {worker.id} is {worker.life.value}, and yet {happening.value}")
         if cell is worker.life:
             return worker
-        return self.put(evolve(worker, life=cell, since=self.now, deadline=self._deadline(cell)))
+        return self.put(
+            evolve(worker, life=cell, since=self.now, deadline=self._deadline(cell, worker.generation))
+        )
 
-    def _deadline(self, life: Life) -> float | None:
+    def _deadline(self, life: Life, generation: int) -> float | None:
         if life in (Life.STARTING, Life.ACTIVATING):
+            restart = self.state.restart
+            if restart is not None and restart.generation == generation:
+                return self.now + restart.startup_seconds
             return self.now + self.state.policy.startup_seconds
         return None  # what drains or is dead has a deadline too: who decides the end decides how long it may take
 
@@ -91,7 +96,7 @@ class Turn:
             life=Life.STARTING,
             spawned_at=self.now,
             since=self.now,
-            deadline=self._deadline(Life.STARTING),
+            deadline=self._deadline(Life.STARTING, generation),
         )
         self.change(workers=(*self.state.workers, worker), last_worker=worker.id)
         self.order(Spawn(worker=worker.id, generation=generation))

@@ -96,10 +96,16 @@ class Engine:
 
     # --- asking ---------------------------------------------------------------------------------
 
-    def ask_restart(self, mode: str, asked_by: str) -> Deferred[str]:
-        """Start a new generation; fires with what came of it, or fails with `NotDone`."""
+    def ask_restart(self, mode: str, asked_by: str, startup_seconds: float | None = None) -> Deferred[str]:
+        """Start a new generation; fires with what came of it, or fails with `NotDone`.
+
+        `startup_seconds` is how long its workers may take to start, if not as long as the policy says.
+        """
         request, answer = self._request()
-        self.happened(inputs.AskRestart(mode=mode, asked_by=asked_by, request=request))
+        asked = inputs.AskRestart(
+            mode=mode, asked_by=asked_by, request=request, startup_seconds=startup_seconds
+        )
+        self.happened(asked)
         return answer
 
     def ask_end(self, reason: str, *, graceful: bool, status: int) -> Deferred[str]:

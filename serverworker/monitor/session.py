@@ -318,7 +318,7 @@ class Session:
                 self.configuration.read_anew(state.generation)
             except (ConfigurationError, PortUnavailable) as error:
                 return fail(NotDone(f"nothing is restarted, and the session goes on as it was: {error}"))
-        return self.engine.ask_restart(mode, asked_by)
+        return self.engine.ask_restart(mode, asked_by, self.settings.startup.timeout_seconds)
 
     def set_polling(self, seconds: float) -> None:
         """Change the heartbeat's interval."""

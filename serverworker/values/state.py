@@ -113,6 +113,8 @@ class Restart:
     request: int | None
     """Whose answer it is; None where nobody waits for one."""
     started_at: float
+    startup_seconds: float
+    """How long its workers may take to start: they have their own configuration, which may be a new one."""
     taking_over: bool = False
     """With ``overlap = false``: the candidates are loaded and have become the session's generation; the old workers
     are leaving, and when they are gone the candidates are activated."""

@@ -18,20 +18,20 @@ import serverworker.session  # noqa: F401 - like twistd, it leaves it to the pro
 RUN = {"twistd": twistd.run, "twist": lambda: Twist.main(sys.argv)}
 
 
-def serve() -> tuple[bytes, int]:
-    """Answer an order and the output of its program, in a process that was forked for it."""
+def serve() -> tuple[bytes, int, int]:
+    """Answer an order, and the input and output of its program, in a process that was forked for it."""
     with socket.socket(fileno=os.dup(0)) as orders:
         while True:
-            order, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 2)
+            order, descriptors, _, _ = socket.recv_fds(orders, 1 << 20, 3)
             if not order:
                 sys.exit()
-            output, telling = descriptors
             keeper = os.fork()
             if not keeper:
                 break
             os.waitpid(keeper, 0)
-            os.close(output)
-            os.close(telling)
+            for each in descriptors:
+                os.close(each)
+    stdin, output, telling = descriptors
     if os.fork():
         os._exit(0)  # so that what stays has no parent that would have to wait for it
     program = os.fork()
@@ -41,15 +41,13 @@ def serve() -> tuple[bytes, int]:
         os.write(telling, b"%d\n" % os.waitstatus_to_exitcode(status))
         os._exit(0)
     os.close(telling)
-    return order, output
+    return order, stdin, output
 
 
-order, output = serve()
+order, stdin, output = serve()
 os.setsid()
-for number in (1, 2):
-    os.dup2(output, number)
-os.close(output)
-os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+for number, its in enumerate((stdin, output, output)):
+    os.dup2(its, number)
 os.closerange(3, 64)
 sys.argv, folder, variables = json.loads(order)
 os.chdir(folder)

@@ -1,9 +1,9 @@
 """`twistd` and `twist` as processes of their own.
 
 Half of the time that a session takes to begin is spent on importing Twisted. So most are forked from a process that
-has imported it already; for the program that is the same as if it had done so itself. A session with a terminal, a
-program in front of it or variables that the interpreter reads is started from nothing, as are daemons, and all that
-the tests of the installed package run.
+has imported it already; for the program that is the same as if it had done so itself. A session with a program in
+front of it or variables that the interpreter reads is started from nothing, as are daemons, and all that the tests of
+the installed package run.
 """
 
 from __future__ import annotations
@@ -42,13 +42,20 @@ def own_environment(more: Mapping[str, str]) -> dict[str, str]:
 class Forked:
     """As much of `subprocess.Popen` as the tests use, of a process that was forked."""
 
-    def __init__(self, arguments: list[str], folder: Path, more: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: list[str], folder: Path, more: Mapping[str, str], stdin: int | IO[Any]
+    ) -> None:
         order = json.dumps([arguments, str(folder), own_environment(more)]).encode()
         output, its_output = os.pipe()
         told, telling = os.pipe()
-        socket.send_fds(_fork_server(), [order], [its_output, telling])
-        os.close(its_output)
-        os.close(telling)
+        null = os.open(os.devnull, os.O_RDONLY)
+        if stdin == subprocess.DEVNULL:
+            its_input = null
+        else:
+            its_input = stdin if isinstance(stdin, int) else stdin.fileno()
+        socket.send_fds(_fork_server(), [order], [its_input, its_output, telling])
+        for each in (null, its_output, telling):
+            os.close(each)
         self.stdout: IO[bytes] = os.fdopen(output, "rb")
         self._told = os.fdopen(told, "rb", buffering=0)
         self.pid = int(self._told.readline())
@@ -103,8 +110,8 @@ def start(
 
     `prefix` is a program that starts it in turn, with its own arguments; `more` is added to the environment.
     """
-    if stdin == subprocess.DEVNULL and not prefix and not any(name.startswith("PYTHON") for name in more):
-        return Forked(arguments, folder, more)
+    if stdin != subprocess.PIPE and not prefix and not any(name.startswith("PYTHON") for name in more):
+        return Forked(arguments, folder, more, stdin)
     code = f"import sys; sys.argv[0] = {arguments[0]!r}; {_RUN[arguments[0]]}"
     return subprocess.Popen(
         [*prefix, sys.executable, "-c", code, *arguments[1:]],

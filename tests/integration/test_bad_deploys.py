@@ -30,7 +30,7 @@ resource = "deployed:work"
 route = "/"
 timeout_seconds = 1
 [startup]
-timeout_seconds = 3
+timeout_seconds = {startup}
 """
 
 DEPLOYS = {
@@ -51,14 +51,15 @@ class BadDeployTests(SessionTestCase):
 
     def begin(self) -> TestSession:
         """A session that serves good code."""
-        self.path = self.folder(deployed__py=GOOD, serverworker__toml=CONFIGURATION)
+        self.path = self.folder(deployed__py=GOOD, serverworker__toml=CONFIGURATION.format(startup=60))
         session = self.session("--config", "serverworker.toml", folder=self.path)
         session.serving()
         session.standby_ready_or_loaded()
         return session
 
-    def deploy(self, session: TestSession, code: str) -> None:
-        """Put new code in place, and ask for a restart."""
+    def deploy(self, session: TestSession, code: str, startup: int = 60) -> None:
+        """Put new code in place, and ask for a restart; `startup` is the deadline of the new workers' start."""
+        (self.path / "serverworker.toml").write_text(CONFIGURATION.format(startup=startup))
         (self.path / "deployed.py").write_text(code)
         session.process.send_signal(signal.SIGHUP)
 
@@ -68,7 +69,7 @@ class BadDeployTests(SessionTestCase):
         with self.clients(session) as clients:
             for name, (code, says, kind) in DEPLOYS.items():
                 after = len(session.events)
-                self.deploy(session, code)
+                self.deploy(session, code, startup=2 if kind == "startup" else 60)
                 failed = session.wait_for("RestartFailed", after=after)
                 self.assertEqual(kind, failed["cause"]["kind"], name)
                 died = session.wait_for("WorkerDied", after=after)
@@ -92,7 +93,7 @@ class BadDeployTests(SessionTestCase):
             (path / name / "deployed.py").write_text(GOOD.replace("good", name))
         current = path / "current"
         current.symlink_to("one")
-        text = CONFIGURATION.replace("[app]", '[app]\ndirectory = "current"')
+        text = CONFIGURATION.format(startup=60).replace("[app]", '[app]\ndirectory = "current"')
         (path / "serverworker.toml").write_text(text)
         session = self.session("--config", "serverworker.toml", folder=path)
         session.serving()

@@ -181,6 +181,19 @@ class StartDeadlineTests(TestCase):
         self.assertIn(Kill(worker=1, dump=True), world.pass_seconds(1.0))
         self.assertEqual(Life.ACTIVATING, world.worker(1).failed_in)
 
+    def test_a_new_generation_has_a_time_of_its_own(self) -> None:
+        """A restart with a longer start-up deadline needs it for the new workers; for a successor the old one holds."""
+        world = serving(count=1, standby=0, startup_seconds=60.0)
+        world.tell(inputs.AskRestart(mode="clean", asked_by="operator", startup_seconds=90.0))
+        world.spawned(2)
+        self.assertEqual((), world.pass_seconds(60.0))
+        world.killed(1)
+        world.spawned(3)
+        self.assertEqual((), world.pass_seconds(29.0))
+        self.assertIn(Kill(worker=2, dump=True), world.pass_seconds(1.0))
+        self.assertNotIn(Kill(worker=3, dump=True), world.pass_seconds(29.0))
+        self.assertIn(Kill(worker=3, dump=True), world.pass_seconds(1.0))
+
     def test_a_start_that_does_not_turn_is_no_hang(self) -> None:
         """A module of thirty seconds is imported without one turn of the reactor: the ping says nothing then."""
         world = CoreWorld(count=1, standby=0)

@@ -122,6 +122,7 @@ class Ground:
     def strike(self, blow: Callable[[Ground], None], victim: int | None = None) -> Outcome:
         """Let a fault happen under the clients, and wait until the session is whole again."""
         worker = self.serving if victim is None else victim
+        self.tally = Tally(self.session)
         events_before = len(self.session.events)
         self.tally.start()
         wait_until(lambda: len(self.tally.answers) > 20, "the clients' first answers")
