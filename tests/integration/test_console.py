@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -68,13 +69,11 @@ class ConsoleTestCase(DrivenTestCase):
 
 
 def all_of(connection: socket.socket) -> bytes:
-    """What comes until the end of the connection."""
+    """What comes until the end of the connection, which is closed then."""
     answer = b""
-    try:
+    with connection, contextlib.suppress(ConnectionError):
         while piece := connection.recv(1000):
             answer += piece
-    except ConnectionError:
-        pass
     return answer
 
 

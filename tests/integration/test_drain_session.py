@@ -87,8 +87,9 @@ class DrainTests(SessionTestCase):
         with session.connect() as connection:
             connection.sendall(b"GET /slow HTTP/1.0\r\n\r\n")
             session.get("/")  # behind it: the slow one is in the worker's hands by now
-            self.assertEqual(0, session.end(signal.SIGTERM))
+            session.process.send_signal(signal.SIGTERM)
             self.assertTrue(self.read_all(connection).endswith(b"slow"))
+        self.assertEqual(0, session.exit_status())
 
     def test_streams_end_at_the_deadline(self) -> None:
         """A stream is told by the drain hook, and closed at the deadline; the hook that fails is reported."""
