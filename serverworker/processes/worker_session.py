@@ -38,7 +38,7 @@ _JOIN_SECONDS = 30.0
 _FAREWELL_SECONDS = 2.0
 """How long a worker that crashes waits until the monitor has taken its report."""
 _CRASH_EXIT_SECONDS = 5.0
-"""How long a worker that crashes lets its exit handlers run."""
+"""How long a worker that crashes lets its exit handlers run, if the drain's deadline is not shorter."""
 _ABORT_SECONDS = 1.2
 """How long connections that were cut short at the deadline have to write out what they hold, and to close."""
 
@@ -277,7 +277,8 @@ class WorkerSession(CommandLocator):
 
     async def _crash_exit(self, error: ErrorRecord, kind: CauseKind) -> None:
         self.link.tell(commands.CrashDetected, error=asdict(error), kind=kind.value)
-        await self._exit_handlers.run(ExitReason(ExitKind.CRASH, error), _CRASH_EXIT_SECONDS)
+        seconds = min(_CRASH_EXIT_SECONDS, self._settings.drain.timeout_seconds)
+        await self._exit_handlers.run(ExitReason(ExitKind.CRASH, error), seconds)
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
         self._note(f"crash event detected @ {moment} UTC")
         # Its answer says that all before it has arrived as well.

@@ -69,7 +69,7 @@ class BadDeployTests(SessionTestCase):
         with self.clients(session) as clients:
             for name, (code, says, kind) in DEPLOYS.items():
                 after = len(session.events)
-                self.deploy(session, code, startup=2 if kind == "startup" else 60)
+                self.deploy(session, code, startup=1 if kind == "startup" else 60)
                 failed = session.wait_for("RestartFailed", after=after)
                 self.assertEqual(kind, failed["cause"]["kind"], name)
                 died = session.wait_for("WorkerDied", after=after)

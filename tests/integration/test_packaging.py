@@ -53,7 +53,9 @@ class Environment:
         self.bin = base / "venv" / "bin"
         self.elsewhere.mkdir()
         copy_sources(self.checkout)
-        subprocess.run([sys.executable, "-m", "venv", base / "venv"], check=True, timeout=120)
+        # Without a pip of its own, which takes seconds to install: the one that installed us does its work.
+        venv = [sys.executable, "-m", "venv", "--without-pip", str(base / "venv")]
+        subprocess.run(venv, check=True, timeout=120)
         # Built without isolation from here on: the same setuptools for every build, fetched once.
         self.pip("install", "--quiet", "setuptools>=77", "wheel")
         self.pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", self.wheels, self.checkout)
@@ -73,7 +75,9 @@ class Environment:
 
     def run(self, program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a program of the environment in the empty folder; raises `CommandFailed` unless it exits 0."""
-        command = [self.bin / program, *arguments]
+        return self._run(self.bin / program, *arguments)
+
+    def _run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         strangers = ("PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
         environment = {key: value for key, value in os.environ.items() if key not in strangers}
         done = subprocess.run(
@@ -92,8 +96,9 @@ class Environment:
         return done
 
     def pip(self, *arguments: str | Path) -> None:
-        """Run this environment's pip."""
-        self.run("python", "-m", "pip", "--disable-pip-version-check", *arguments)
+        """Install or uninstall in this environment."""
+        pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", self.bin / "python")
+        self._run(*pip, *arguments)
 
     def python(self, source: str) -> subprocess.CompletedProcess[str]:
         """Run a piece of Python in this environment."""

@@ -29,7 +29,7 @@ BACK_OFF = """
     maximum_delay_seconds = 0.4
     """
 
-STARTUP_SECONDS = 4
+STARTUP_SECONDS = 3
 """Long enough for an interpreter on a busy machine to come to what is to be tested."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.integration.driven import DrivenTestCase, ask
 from tests.integration.sessions import TestSession, is_alive, wait_until
 from tests.integration.test_left_behind import AGENT
+from tests.system import SKIP
 
 UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 
@@ -28,7 +29,7 @@ def why_not() -> str | None:
 class Pid1Tests(DrivenTestCase):
     """Signals that have no default action, and zombies that are nobody's."""
 
-    skip = why_not()
+    skip = SKIP or why_not()
 
     def as_pid_1(self, *arguments: str) -> TestSession:
         session = self.driven(AGENT, *arguments, prefix=UNSHARE)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from tests.integration.sessions import LONG, SessionTestCase, TestSession
+from tests.system import SKIP
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 
@@ -24,8 +25,7 @@ def free_port() -> int:
 class ActivationTests(SessionTestCase):
     """What a user of a ``.socket`` unit gets."""
 
-    if ACTIVATE is None:
-        skip = "needs systemd-socket-activate, of Debian's package systemd"
+    skip = SKIP or (None if ACTIVATE else "needs systemd-socket-activate, of Debian's package systemd")
 
     def activated(self, *options: str, ports: tuple[str, ...] = (), **files: str) -> TestSession:
         """A session behind the activator, which gives it nothing of this environment but what is named."""

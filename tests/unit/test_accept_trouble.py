@@ -95,7 +95,7 @@ class TroubleTests(AcceptCase):
 
     def test_unknown(self) -> None:
         """An error that nobody has foreseen does not make the reactor spin: it pauses too."""
-        reader = self.reader(listening=FailingSocket(errno.EINVAL))
+        reader = self.reader(listening=FailingSocket(errno.EIO))
         reader.doRead()
         self.assertNotIn(reader, self.reactor.readers)
         self.assertEqual(len(self.texts("warn")), 1)
