@@ -138,6 +138,11 @@ class Guardian:
         try:
             # Written to without the reactor: a worker must be known before the turn that spawned it is over.
             os.set_blocking(self._pipe, False)
+            # Before it lives: from its first moment on it knows what to do when the monitor is killed.
+            self._write(f"deadline {self._deadline:f}")
+            self._write(f"mark {MARK_VARIABLE}={self._mark}")
+            for pid, started in self._watched.items():
+                self._write(f"watch {pid} {started}")
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
                 self._reactor.spawnProcess(
@@ -155,10 +160,6 @@ class Guardian:
     def _lives(self, transport: IProcessTransport) -> None:
         self._transport = transport
         self._log.debug("the guardian runs, pid {pid}", pid=transport.pid)
-        self._tell(f"deadline {self._deadline:f}")
-        self._tell(f"mark {MARK_VARIABLE}={self._mark}")
-        for pid, started in self._watched.items():
-            self._tell(f"watch {pid} {started}")
 
     def _ended(self, reason: Failure) -> None:
         self._transport = None
@@ -184,15 +185,19 @@ class Guardian:
         self._delay = min(self._delay * 2, LONGEST_DELAY_SECONDS)
 
     def _tell(self, line: str) -> None:
-        if self._pipe is None or self._transport is None:
-            return  # the next guardian is told everything when it lives
+        if self._transport is None:
+            return  # the next guardian is told everything before it lives
         try:
-            os.write(self._pipe, line.encode() + b"\n")  # whole or not at all: shorter than PIPE_BUF
+            self._write(line)
         except BrokenPipeError:
             return  # it is dead; `_ended` follows
         except BlockingIOError:
             self._log.warn("the guardian does not read what it is told (stopped?): it is killed and replaced")
             self._kill()
+
+    def _write(self, line: str) -> None:
+        if self._pipe is not None:
+            os.write(self._pipe, line.encode() + b"\n")  # whole or not at all: shorter than PIPE_BUF
 
     def _kill(self) -> None:
         self._timer = None

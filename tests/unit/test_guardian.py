@@ -43,6 +43,7 @@ class FakeReactor(Clock):
         self.started: list[FakeTransport] = []
         self.arguments: list[dict[str, Any]] = []
         self.readers: list[int] = []
+        self.known_at_birth: list[str] = []
         self.failure: OSError | None = None
         self.dies_at_once = False
 
@@ -55,6 +56,7 @@ class FakeReactor(Clock):
         reading = os.dup(more["childFDs"][0])
         os.set_blocking(reading, False)
         self.readers.append(reading)
+        self.known_at_birth = self.told()
         protocol.makeConnection(transport)
         if self.dies_at_once:
             transport.end()
@@ -102,11 +104,12 @@ class GuardianTests(TestCase):
             os.close(reading)
 
     def test_start(self) -> None:
-        """It is started with nothing but the pipe, and told the deadline, the mark, and what is watched already."""
+        """It is started with nothing but the pipe, in which stands the deadline, the mark, and what is watched already."""
         self.guardian.watch(10)
         self.guardian.start(30)
         (mark,) = (f"{name}={value}" for name, value in self.guardian.environment.items())
-        self.assertEqual(self.reactor.told(), ["deadline 30.000000", f"mark {mark}", "watch 10 100"])
+        told = ["deadline 30.000000", f"mark {mark}", "watch 10 100"]
+        self.assertEqual(self.reactor.known_at_birth, told)
         started = self.reactor.arguments[0]
         self.assertEqual(started["args"][1:], ["-I", "-S", "-E", guardian_module.CHILD])
         self.assertEqual(sorted(started["childFDs"]), [0, 1, 2])
@@ -154,7 +157,7 @@ class GuardianTests(TestCase):
         self.assertEqual(len(self.reactor.started), 1)
         self.reactor.advance(0.2)
         self.assertEqual(self.guardian.pid, 1001)
-        self.assertEqual(self.reactor.told()[2:], ["watch 11 110"])
+        self.assertEqual(self.reactor.known_at_birth[2:], ["watch 11 110"])
 
     def test_keeps_dying(self) -> None:
         """One that cannot live is tried less and less often, and at once again after one has lived."""
@@ -176,7 +179,7 @@ class GuardianTests(TestCase):
         self.assertIn("could not be started", self.warnings()[0]["what"])
         self.reactor.failure = None
         self.reactor.advance(1)
-        self.assertEqual(self.reactor.told()[2:], ["watch 10 100"])
+        self.assertEqual(self.reactor.known_at_birth[2:], ["watch 10 100"])
 
     def test_does_not_read(self) -> None:
         """A guardian that reads nothing until its pipe is full is killed, and the next is told everything."""
@@ -189,7 +192,7 @@ class GuardianTests(TestCase):
         self.assertEqual(self.reactor.started[0].signals, ["KILL"])
         self.reactor.started[0].end()
         self.reactor.advance(1)
-        self.assertEqual(self.reactor.told()[0], "deadline 7.000000")
+        self.assertEqual(self.reactor.known_at_birth[0], "deadline 7.000000")
         self.assertEqual(self.reactor.told(), [])
 
     def test_broken_pipe(self) -> None:
@@ -199,7 +202,7 @@ class GuardianTests(TestCase):
         self.guardian.watch(10)
         self.reactor.started[0].end()
         self.reactor.advance(1)
-        self.assertEqual(self.reactor.told()[2:], ["watch 10 100"])
+        self.assertEqual(self.reactor.known_at_birth[2:], ["watch 10 100"])
 
     def test_stop(self) -> None:
         """Stopping closes the pipe, and is over when the guardian has ended; no other follows."""

@@ -25,7 +25,7 @@ from tests.unit.simulation import ERROR, World
 from tests.unit.simulation_laws import Laws
 from tests.unit.simulation_run import run
 
-EVENTS_IN_ALL = int(os.environ.get("SIMULATED_EVENTS", 30_000))
+EVENTS_IN_ALL = int(os.environ.get("SIMULATED_EVENTS", "30000"))
 """Inputs played by the run with a new seed; the fixed ones come to it. `.ci/run` asks for 100,000."""
 
 
