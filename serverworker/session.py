@@ -120,6 +120,12 @@ def _listen(settings: Settings, notify: NotifySocket | None) -> Ports:
             with suppress(OSError):
                 notify.send(extend_timeout(patience + EXTEND_SECONDS), f"STATUS={text}")
 
+    if not settings.workers.bind and settings.workers.count > 1:
+        _log.warn(
+            "workers.bind is false and workers.count is {count}: the application has to bind its ports in a way that "
+            "several processes can (SO_REUSEPORT), or all workers but one will fail",
+            count=settings.workers.count,
+        )
     # With bind = false the application binds them, in the worker.
     owned = settings.ports if settings.workers.bind else ()
     missing = [port for port in owned if port.name not in activated]

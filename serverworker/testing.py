@@ -66,7 +66,7 @@ class _Worker(FakeWorkerProcess):
         self._host: Host = AgentHost()
         self.listeners: Listeners | None = None
         self._exit_handlers = ExitHandlers(self.reactor, self._exit_handler_failed)
-        self._drain_hooks = ExitHandlers(self.reactor, self._exit_handler_failed)
+        self._drain_hooks = ExitHandlers(self.reactor, self._exit_handler_failed, "drain hook")
         self.reactor.callLater(0, self._run, self._load(), self._loading_failed)
 
     def _run(self, step: Any, failed: Callable[[Failure], Any]) -> Deferred[None]:
@@ -144,7 +144,7 @@ class _Worker(FakeWorkerProcess):
         self.end(1 if crashed else 0)
 
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
-        text = f"exit handler {name} failed: {failure.getErrorMessage()}; the exit goes on"
+        text = f"{name} failed: {failure.getErrorMessage()}; the exit goes on"
         self.link.tell(commands.Note, text=text)
 
 

@@ -133,7 +133,7 @@ class Turn:
         self.put(evolve(worker, deadline=self.now + seconds + GRACE_SECONDS))
         self.order(Leave(worker=worker.id, kind=kind, text=text, seconds=seconds, drain=drain))
         if served:
-            self.tell(events.WorkerDraining(worker=worker.id, reason=text))
+            self.tell(events.WorkerDraining(worker=worker.id, reason=text, drain=drain))
 
     def kill(self, worker: Worker, text: str, *, dump: bool = False) -> Worker:
         """Order a worker's process to be killed; again, where it was killed before and is still there."""

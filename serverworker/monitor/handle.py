@@ -40,6 +40,11 @@ class Monitor:
         """What the session is configured with; changed by `set_port` and `set_polling`."""
         return self._session.settings
 
+    @property
+    def ports(self) -> tuple[str, ...]:
+        """The ports as they are bound now, such as ``server=tcp:8080``; by `set_port` without `now` ahead of workers."""
+        return self._session.ports()
+
     def seconds(self) -> float:
         """The monotonic time that `state` is told in."""
         return float(self._session.reactor.seconds())

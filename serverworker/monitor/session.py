@@ -120,6 +120,12 @@ class Session:
         """What the session is configured with, now."""
         return self.configuration.settings
 
+    def ports(self) -> tuple[str, ...]:
+        """Each as ``name=address``: as it is bound, or as it is configured where the application binds."""
+        return self._ports.described() or tuple(
+            f"{each.name}={each.describe()}" for each in self.settings.ports
+        )
+
     # --- the beginning --------------------------------------------------------------------------
 
     def start(
@@ -132,11 +138,8 @@ class Session:
         self._keep_key = keep_key
         self._guardian.start(self.settings.drain.timeout_seconds)
         self._watches.start()
-        ports = self._ports.described() or tuple(
-            f"{each.name}={each.describe()}" for each in self.settings.ports
-        )
         self.stream.publish(
-            events.SessionStarted(pid=os.getpid(), ports=ports, state_directory=state_directory)
+            events.SessionStarted(pid=os.getpid(), ports=self.ports(), state_directory=state_directory)
         )
         if agent is not None:
             self._set_up(agent)
@@ -274,7 +277,7 @@ class Session:
             self._fault(f"hook {name}", failure)
 
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
-        self._fault(f"exit handler {name}", failure, "the exit goes on")
+        self._fault(name, failure, "the exit goes on")
 
     def _fault(self, where: str, failure: Failure, then: str = "the session goes on") -> None:
         self.stream.publish(events.Fault(where=where, error=record_of(failure), next_step=then))
@@ -370,9 +373,7 @@ class Session:
         self._finished(status, reason)
 
     def _finished(self, status: int, reason: str) -> None:
-        if (
-            self._is_over
-        ):  # it was given up, and then somebody asked for the end as well: the first status holds
+        if self._is_over:  # it was given up, and then somebody asked for the end as well
             return
         self._is_over = True
         ended = ensureDeferred(self._end())

@@ -44,6 +44,7 @@ class LogObserver:
         fields = attrs.asdict(event, filter=_is_logged, value_serializer=_plain)
         fields |= {
             "source": source,
+            "log_system": source,  # what twistd's own observer (`--logfile`) puts in brackets
             "event": told.name,
             "sequence": told.sequence,
             "sentence": sentence,
@@ -145,6 +146,8 @@ def _lifecycle(event: events.Lifecycle) -> _Row:
 def _worker_draining(event: events.WorkerDraining) -> _Row:
     return LogLevel.info, (
         f"worker {event.worker} drains ({event.reason}): it accepts no more, finishes what it has, then ends"
+        if event.drain
+        else f"worker {event.worker} leaves ({event.reason}): it accepts no more, and ends whatever it is at"
     )
 
 

@@ -20,9 +20,12 @@ ExitHandler = Callable[[ExitReason], Any]
 class ExitHandlers:
     """The exit handlers of one process. They run once, all at the same time."""
 
-    def __init__(self, clock: IReactorTime, failed: Callable[[str, Failure], None]) -> None:
-        """`failed` is told the name of a handler that raised or outlived the deadline, and the failure."""
+    def __init__(
+        self, clock: IReactorTime, failed: Callable[[str, Failure], None], kind: str = "exit handler"
+    ) -> None:
+        """`failed` is told which handler raised or outlived the deadline, such as ``exit handler save``, and how."""
         self._clock = clock
+        self._kind = kind
         self._failed = failed
         self._handlers: list[ExitHandler] = []
         self._begun = False
@@ -47,8 +50,8 @@ class ExitHandlers:
         self._begun = True
         runs = []
         for handler in self._handlers:
-            name = getattr(handler, "__qualname__", repr(handler))
-            run = within(self._clock, seconds, f"exit handler {name}", finished(handler, reason))
+            name = f"{self._kind} {getattr(handler, '__qualname__', repr(handler))}"
+            run = within(self._clock, seconds, name, finished(handler, reason))
             run.addErrback(self._tell, name)
             runs.append(run)
         await DeferredList(runs)

@@ -69,7 +69,7 @@ class WorkerSession(CommandLocator):
         self._end_process = end
         self._handlers = Handlers()
         self._exit_handlers = ExitHandlers(reactor, self._exit_handler_failed)
-        self._drain_hooks = ExitHandlers(reactor, self._exit_handler_failed)
+        self._drain_hooks = ExitHandlers(reactor, self._exit_handler_failed, "drain hook")
         self._ending = False
         self._crashed = False
         self._has_left = False
@@ -343,5 +343,5 @@ class WorkerSession(CommandLocator):
         self.link.tell(commands.Note, text=text)
 
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
-        self._note(f"exit handler {name} failed: {failure.getErrorMessage()}; the exit goes on")
-        self._log.failure("exit handler {name} failed; the exit goes on", failure=failure, name=name)
+        self._note(f"{name} failed: {failure.getErrorMessage()}; the exit goes on")
+        self._log.failure("{name} failed; the exit goes on", failure=failure, name=name)

@@ -43,7 +43,8 @@ class OperatorCommand:
 
 def _status(monitor: Monitor, arguments: Sequence[str]) -> str:
     _none("status", arguments)
-    return describe(monitor.state, monitor.settings, monitor.seconds())
+    seconds = monitor.settings.polling.interval_seconds
+    return describe(monitor.state, monitor.ports, seconds, monitor.seconds())
 
 
 def _restart(monitor: Monitor, arguments: Sequence[str]) -> Deferred[str]:

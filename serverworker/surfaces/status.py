@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from serverworker.values.settings import Settings
+from collections.abc import Sequence
+
 from serverworker.values.state import Phase, SessionState, Worker
 
 
-def describe(state: SessionState, settings: Settings, now: float) -> str:
-    """Some lines: the session first, then a line for each worker. `now` is monotonic, in seconds."""
-    ports = ", ".join(f"{port.name} on {port.describe()}" for port in settings.ports)
-    lines = [f"{_headline(state, now)}; {ports}; polls every {settings.polling.interval_seconds:g} s"]
+def describe(state: SessionState, ports: Sequence[str], polling_seconds: float, now: float) -> str:
+    """Some lines: the session first, then a line for each worker.
+
+    `ports` are such as ``server=tcp:8080``; `now` is monotonic, in seconds.
+    """
+    where = ", ".join(port.replace("=", " on ", 1) for port in ports)
+    lines = [f"{_headline(state, now)}; {where}; polls every {polling_seconds:g} s"]
     lines.extend(_worker(worker, now) for worker in state.workers)
     return "\n".join(lines)
 

@@ -164,6 +164,8 @@ class WorkerDraining:
 
     worker: int
     reason: str
+    drain: bool = True
+    """False: it ends as soon as its exit handlers have run, whatever it is at."""
 
 
 @frozen(kw_only=True)

@@ -86,7 +86,7 @@ class LineTests(ConsoleTestCase):
         session.standby_ready()
         self.assertRegex(
             self.reply("status", "generation 1"),
-            r"^generation 1: 1 of 1 serving; server on tcp:\S+; polls every 10 s$",
+            rf"^generation 1: 1 of 1 serving; server on tcp:{session.port()}:\S+; polls every 10 s$",
         )
         pid = session.pid_of(1)
         self.assertRegex(

@@ -8,14 +8,16 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tarfile
 import textwrap
 import urllib.parse
 from pathlib import Path
 from typing import Any
 
-from tests.integration.programs import CHECKOUT
-from tests.integration.sessions import SessionTestCase, TestSession, wait_until
+from tests.integration.programs import CHECKOUT, own_environment
+from tests.integration.sessions import LONG, SessionTestCase, TestSession, wait_until
 from tests.integration.terminal import Terminal
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -220,6 +222,30 @@ class TutorialTests(ExampleTestCase):
         terminal.type("restart clean")
         self.assertIn("nothing_of_that_name", session.wait_for("RestartFailed")["text"])
         self.assertRegex(self.text_of(session), r"^Welcome, visitor number \d+\.\n$")
+
+
+class HowToTests(ExampleTestCase):
+    """``docs/howto``."""
+
+    def test_test_your_agent(self) -> None:
+        """The tests of an agent that it shows pass, by the command that it gives."""
+        text = (CHECKOUT / "docs" / "howto" / "test-your-agent.rst").read_text()
+        command = re.search(r"^   \$ python (-m twisted\.trial test_notes)$", text, re.M)
+        assert command is not None
+        folder = self.folder()
+        for name in ("notes.py", "test_notes.py"):
+            shutil.copy(CHECKOUT / "docs" / "howto" / "code" / name, folder)
+        done = subprocess.run(
+            [sys.executable, *command[1].split()],
+            cwd=folder,
+            env=own_environment({}),
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, r"PASSED \(successes=\d+\)")
 
 
 class ReadmeTests(ExampleTestCase):

@@ -144,7 +144,10 @@ class LogTests(SessionTestCase):
         self.assertIn("and to stderr", self.report())
 
     def test_own_log_file(self) -> None:
-        """The operator's own choice of a log stands: ``--logfile`` has it all, and the terminal nothing."""
+        """The operator's own choice of a log stands: ``--logfile`` has it all, with its source; the terminal nothing."""
         text = self.story(twistd=("--logfile=log",))
         self.assertEqual(text, "")
-        self.assertIn("the fuse was short", (self.directory / "log").read_text())
+        log = (self.directory / "log").read_text()
+        self.assertIn("the fuse was short", log)
+        self.assertIn(" [worker 1] ", log)
+        self.assertIn(" [monitor] ", log)

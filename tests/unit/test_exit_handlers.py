@@ -164,4 +164,4 @@ class ExitHandlersTests(SynchronousTestCase):
 
         self.handlers.add(Callable())
         self.successResultOf(self.run_all())
-        self.assertEqual([name for name, _ in self.failures], ["<the cleaner>"])
+        self.assertEqual([name for name, _ in self.failures], ["exit handler <the cleaner>"])

@@ -98,6 +98,12 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "worker 1 drains (restart): it accepts no more, finishes what it has, then ends",
     ),
     (
+        events.WorkerDraining(worker=1, reason="restart", drain=False),
+        "monitor",
+        LogLevel.info,
+        "worker 1 leaves (restart): it accepts no more, and ends whatever it is at",
+    ),
+    (
         events.WorkerExited(worker=1, pid=9, reason="restart", text="exit status 0"),
         "monitor",
         LogLevel.info,

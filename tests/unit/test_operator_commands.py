@@ -20,6 +20,7 @@ class RecordingMonitor:
 
     state = SessionState(policy=Policy())
     settings = Settings()
+    ports = ("server=tcp:8080",)
 
     def __init__(self) -> None:
         self.asked: list[Any] = []

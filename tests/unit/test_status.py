@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.decisions import inputs
 from serverworker.surfaces.status import describe, duration
-from serverworker.values.ports import PortSettings
-from serverworker.values.settings import PollingSettings, Settings
 from serverworker.values.state import Life
 from tests.unit.core_world import CoreWorld, serving
 
-SETTINGS = Settings(
-    ports=(
-        PortSettings(name="server", kind="tcp", port=8080),
-        PortSettings(name="socket", kind="unix", path="/run/socket"),
-    ),
-    polling=PollingSettings(interval_seconds=2.5),
-)
+PORTS = ("server=tcp:8080", "socket=unix:/run/a=b")
 
 
 class DescribeTests(SynchronousTestCase):
     """What `status` shows."""
 
     def lines(self, world: CoreWorld) -> list[str]:
-        return describe(world.state, SETTINGS, world.now).split("\n")
+        return describe(world.state, PORTS, 2.5, world.now).split("\n")
 
     def test_whole_session(self) -> None:
         """How many serve, on which ports, how often they poll themselves; then a line for each worker."""
         self.assertEqual(
             self.lines(serving()),
             [
-                "generation 1: 1 of 1 serving; server on tcp:8080, socket on unix:/run/socket; polls every 2.5 s",
+                "generation 1: 1 of 1 serving; server on tcp:8080, socket on unix:/run/a=b; polls every 2.5 s",
                 "  worker 1: serving for 10 s, pid 101, generation 1, up 10 s, mysite.web:root",
                 "  worker 2: loaded for 10 s, pid 102, generation 1, up 10 s, mysite.web:root",
             ],
@@ -97,9 +87,9 @@ class DescribeTests(SynchronousTestCase):
         """A worker in whatever life can be shown."""
         world = serving(standby=0)
         (worker,) = world.state.workers
-        shown: Any
         for life in Life:
-            shown = describe(evolve(world.state, workers=(evolve(worker, life=life),)), SETTINGS, world.now)
+            state = evolve(world.state, workers=(evolve(worker, life=life),))
+            shown = describe(state, PORTS, 2.5, world.now)
             self.assertIn(f"worker 1: {life.value} for", shown)
 
 
