@@ -208,6 +208,7 @@ class FakeSession:
             role=ProcessRole(),
         )
         self._session.fake = self
+        self._session.engine.takeover_seconds = 0.0  # what is asked for happens without time passing
 
     def _over(self, status: int) -> None:
         self.status = status

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -14,9 +15,8 @@ from twisted.logger import Logger
 from serverworker.decisions import inputs
 from serverworker.decisions.session import next_wake, step
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
-from serverworker.monitor.stream import EventStream
+from serverworker.monitor.surroundings import NotDone, Surroundings
 from serverworker.monitor.worker_process import LastWords, WorkerProcess
-from serverworker.processes.spawn import Recipe, Spawner
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord, ServerWorkerError
@@ -24,38 +24,8 @@ from serverworker.values.events import Beat, CauseKind, Event, OutputLine
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.state import Life, Policy, SessionState
 from serverworker.wire import commands
-from serverworker.wire.emits import Handlers
 
 _OWN_FAULT = "the monitor has a fault of its own"
-
-
-class NotDone(ServerWorkerError):
-    """What was asked for did not happen. The text says why, and what goes on."""
-
-
-@frozen(kw_only=True)
-class Surroundings:
-    """What an engine is given: everything that it does to the world goes through here."""
-
-    reactor: Any
-    spawner: Spawner
-    handlers: Handlers
-    """Those of the monitor, for the workers' emits."""
-    stream: EventStream
-    recipe: Callable[[int], Recipe]
-    """The recipe of a generation; raises `ConfigurationError` where there can be none."""
-    join_answer: Callable[[int, int], Deferred[dict[str, Any]]]
-    """What a worker that joins is told, by its id and generation."""
-    last_ports: Callable[[int], list[str]]
-    """The names of the ports that a worker has, by its id, and the generation that serves has not."""
-    tolerance: Callable[[], int]
-    """How many heartbeats in a row may fail."""
-    started: Callable[[int], None]
-    """Is told the pid of every process that was started."""
-    gone: Callable[[int], None]
-    """Is told the pid of every process that has ended."""
-    finished: Callable[[int, str], None]
-    """Is told the status and the reason when the session is over."""
 
 
 class Engine:
@@ -65,6 +35,10 @@ class Engine:
 
     def __init__(self, surroundings: Surroundings, policy: Policy, seed: int) -> None:
         """`seed` is where the jitter of the back-off begins."""
+        self.takeover_seconds = 0.1
+        """How long whoever takes over has the machine to itself, before its predecessor leaves or a next one starts."""
+        self.leaving_seconds = 0.4
+        """How long after that the old workers of a restart have it for their end, before a next one starts."""
         self._around = surroundings
         self._state = SessionState(policy=policy, seed=seed)
         self._processes: dict[int, WorkerProcess] = {}
@@ -74,6 +48,7 @@ class Engine:
         self._answers: dict[int, Deferred[str]] = {}
         self._last_request = 0
         self._wake_at: float | None = None
+        self._calm_at = 0.0
         self._broken = False
         self._over = False
 
@@ -147,6 +122,8 @@ class Engine:
             self._break(error, happened)
             return
         self._state = result.state
+        if any(isinstance(command, inputs.Serve) for command in result.commands):
+            self._calm_at = now + self.takeover_seconds
         for command in result.commands:
             self._isolate(self._do, command)
         for event in result.events:
@@ -173,7 +150,7 @@ class Engine:
     def _do(self, command: inputs.Command) -> None:
         match command:
             case inputs.Spawn(worker=worker, generation=generation):
-                self._around.reactor.callLater(0, self._spawn_after_orders, worker, generation)
+                self._spawn_when_calm(worker, generation)
             case inputs.Activate(worker=worker):
                 self._order(worker, commands.Activate)
             case inputs.Serve(worker=worker):
@@ -182,9 +159,7 @@ class Engine:
                 self._order(worker, commands.Unready)
             case inputs.Leave(worker=worker, kind=kind, text=text, seconds=seconds, drain=drain):
                 ports = self._around.last_ports(worker)
-                self._order(
-                    worker, commands.Leave, **_how(kind, text, seconds, drain=drain, last_ports=ports)
-                )
+                self._leave(worker, _how(kind, text, seconds, drain=drain, last_ports=ports))
             case inputs.Kill(worker=worker, dump=dump):
                 if worker in self._processes:
                     self._processes[worker].kill(dump=dump)
@@ -195,6 +170,14 @@ class Engine:
                 self._answer(request, ok, text)
             case inputs.Finish(status=status, reason=reason):
                 self._around.reactor.callLater(0, self._around.finished, status, reason)
+
+    def _leave(self, worker: int, how: dict[str, Any]) -> None:
+        """Not at once where somebody takes over: what ends takes a lot of the machine, and the first answers need it."""
+        seconds = self._calm_at - self._around.reactor.seconds()
+        if seconds > 0:
+            self._around.reactor.callLater(seconds, partial(self._order, worker, commands.Leave, **how))
+        else:
+            self._order(worker, commands.Leave, **how)
 
     def _order(self, worker: int, command: Any, **arguments: Any) -> None:
         process = self._processes.get(worker)
@@ -209,6 +192,12 @@ class Engine:
             answer.callback(text)
         else:
             answer.errback(NotDone(text))
+
+    def _spawn_when_calm(self, worker_id: int, generation: int) -> None:
+        seconds = max(self._calm_at - self._around.reactor.seconds(), 0.0)
+        if seconds and self._state.replacing is not None:
+            seconds += self.leaving_seconds
+        self._around.reactor.callLater(seconds, self._spawn_after_orders, worker_id, generation)
 
     def _spawn_after_orders(self, worker_id: int, generation: int) -> None:
         """Wait one turn more: what was ordered in this one is written at its end, after its timed calls.

@@ -17,10 +17,11 @@ from twisted.python.failure import Failure
 from serverworker.decisions import inputs
 from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
-from serverworker.monitor.engine import Engine, NotDone, Surroundings
+from serverworker.monitor.engine import Engine
 from serverworker.monitor.handle import Monitor
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
+from serverworker.monitor.surroundings import NotDone, Surroundings
 from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within

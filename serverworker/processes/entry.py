@@ -6,6 +6,8 @@ Standard library only until the descriptors are settled: some of Twisted's modul
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import gc
 import os
 import signal
@@ -20,6 +22,8 @@ from serverworker.processes.inheritance import inherited_sockets
 
 def main(arguments: list[str]) -> None:
     """Run a worker until it ends. `arguments` are those that `spawn` writes."""
+    ended: list[int] = []
+    atexit.register(_end_now, ended)  # the first to be registered is the last to run
     gc.disable()  # nothing of what is imported is garbage; to look for it takes a tenth of a start
     options = _parse(arguments)
     # A session of its own: a ^C on the terminal does not reach it, and its children can be ended together with it.
@@ -32,8 +36,17 @@ def main(arguments: list[str]) -> None:
     for descriptor in (*sockets.values(), options.channel, options.stacks, options.board, options.shares):
         os.set_inheritable(descriptor, False)
     status = _run(options, sockets)
-    sys.stdout.flush()
+    ended.append(status)
     sys.exit(status)
+
+
+def _end_now(ended: list[int]) -> None:
+    """End in order without taking all modules apart: that takes 50 ms of a CPU in which the successor begins."""
+    if ended:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(ended[0])
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

@@ -8,8 +8,9 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.decisions import inputs
-from serverworker.monitor.engine import Engine, Surroundings
+from serverworker.monitor.engine import Engine
 from serverworker.monitor.stream import EventStream
+from serverworker.monitor.surroundings import Surroundings
 from serverworker.processes.spawn import Recipe
 from serverworker.testing import FakeReactor, FakeSpawner, FakeWorkerProcess
 from serverworker.values.errors import ErrorRecord
@@ -26,6 +27,7 @@ class EngineTestCase(SynchronousTestCase):
     """One engine; `begin` starts it."""
 
     def setUp(self) -> None:
+        self.takeover_seconds = 0.0
         self.reactor = FakeReactor()
         self.spawner = FakeSpawner(self.reactor)
         self.handlers = Handlers()
@@ -73,6 +75,7 @@ class EngineTestCase(SynchronousTestCase):
     def order_start(self, **policy: Any) -> None:
         """The same, up to the order to start the first worker."""
         self.engine = Engine(self.around, Policy(**{"standby": 0, **policy}), seed=1)
+        self.engine.takeover_seconds = self.takeover_seconds
         self.engine.happened(inputs.Start())
 
     def close(self) -> None:

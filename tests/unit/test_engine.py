@@ -44,6 +44,38 @@ class StartTests(EngineTestCase):
         self.reactor.turn()
         self.assertIn(3, self.spawner.processes)
 
+    def test_calm_after_a_death(self) -> None:
+        """Whoever takes over after a death has the machine to itself for a moment, before the next one is started."""
+        self.takeover_seconds = 0.1
+        self.begin(standby=1)
+        self.bring_up(1)
+        self.reactor.pass_seconds(0.1)
+        self.bring_up(2, needs_activation=False)
+        self.end(1, by_signal=signal.SIGKILL)
+        self.reactor.pass_seconds(0.09)
+        self.assertNotIn(3, self.spawner.processes)
+        self.reactor.pass_seconds(0.01)
+        self.assertIn(3, self.spawner.processes)
+
+    def test_calm_after_a_restart(self) -> None:
+        """The old ones leave a moment after the new ones have taken over, and the next standby comes when they are gone."""
+        self.takeover_seconds = 0.1
+        self.begin(standby=1)
+        self.bring_up(1)
+        self.reactor.pass_seconds(0.1)
+        self.bring_up(2, needs_activation=False)
+        self.engine.ask_restart("clean", "the test")
+        self.reactor.turn()
+        self.bring_up(3)
+        self.assertEqual(self.life(1), Life.DRAINING)
+        self.assertNotIn("Leave", self.orders(1))
+        self.reactor.pass_seconds(0.1)
+        self.assertEqual([self.orders(worker)[-1] for worker in (1, 2)], ["Leave", "Leave"])
+        self.reactor.pass_seconds(0.39)
+        self.assertNotIn(4, self.spawner.processes)
+        self.reactor.pass_seconds(0.01)
+        self.assertIn(4, self.spawner.processes)
+
     def test_join(self) -> None:
         """A worker that joins is told what the session says, by its id and generation."""
         self.begin()

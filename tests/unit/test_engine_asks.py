@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from serverworker.monitor.engine import NotDone
+from serverworker.monitor.surroundings import NotDone
 from serverworker.values import events
 from serverworker.values.state import Life
 from tests.unit.engine_case import ERROR, EngineTestCase

@@ -10,7 +10,7 @@ from typing import Any
 from serverworker.decisions import inputs
 from serverworker.monitor import engine as engine_module
 from serverworker.monitor import worker_process
-from serverworker.monitor.engine import NotDone
+from serverworker.monitor.surroundings import NotDone
 from serverworker.values import events
 from serverworker.values.errors import ConfigurationError
 from serverworker.values.events import CauseKind

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor import session as session_module
 from serverworker.monitor import watches as watches_module
-from serverworker.monitor.engine import NotDone
 from serverworker.monitor.session import Session
+from serverworker.monitor.surroundings import NotDone
 from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.shell import ShellResult
 from serverworker.testing import FakeSession
