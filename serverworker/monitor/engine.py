@@ -269,7 +269,10 @@ class Engine:
         with self._log.failuresHandled("the last words of worker {worker} are lost", worker=worker_id):
             words = process.last_words()
         if process.pid is not None:
-            self._around.gone(process.pid)
+            with self._log.failuresHandled(
+                "what worker {worker} left running is not looked for", worker=worker_id
+            ):
+                self._around.gone(process.pid)
         return words
 
     # --- what the workers say (`worker_process.Owner`) ------------------------------------------

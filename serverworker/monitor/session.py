@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from random import Random
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,6 +17,7 @@ from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine
 from serverworker.monitor.handle import Monitor
+from serverworker.monitor.left_behind import LeftBehind
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
 from serverworker.monitor.surroundings import NotDone, Surroundings
@@ -26,8 +25,7 @@ from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within
 from serverworker.processes.exit_handlers import ExitHandlers
-from serverworker.processes.guardian import MARK_VARIABLE, Guardian
-from serverworker.processes.reaper import kill_left
+from serverworker.processes.guardian import Guardian
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
@@ -106,7 +104,7 @@ class Session:
                 last_ports=self._last_ports,
                 tolerance=lambda: self.settings.polling.failure_tolerance,
                 started=self._guardian.watch,
-                gone=self._process_gone,
+                gone=LeftBehind(reactor, self._guardian, lambda: self.engine.state).end,
                 finished=self._finished,
             ),
             policy_of(settings),
@@ -207,28 +205,6 @@ class Session:
         return ensureDeferred(self._told_at_join(generation))
 
     # --- what happens meanwhile -----------------------------------------------------------------
-
-    def _process_gone(self, pid: int) -> None:
-        """End what a worker has left running. In a thread: it looks through all of /proc."""
-        state = self.engine.state
-        living = {worker.id for worker in state.workers}
-        kill = partial(
-            kill_left,
-            pid,
-            self._guardian.started_at(pid),
-            self._guardian.environment[MARK_VARIABLE],
-            # A worker that is started meanwhile is not among the living that were counted here.
-            lambda worker: worker <= state.last_worker and worker not in living,
-        )
-        gone = deferToThreadPool(self.reactor, self.reactor.getThreadPool(), kill)
-
-        def left(killed: list[Any]) -> None:
-            if killed:
-                what = ", ".join(f"{each.pid} ({each.command})" for each in killed)
-                self._log.warn("worker process {pid} had left {what}: killed", pid=pid, what=what)
-
-        gone.addCallbacks(left, lambda failure: self._log.failure("what {pid} left", failure, pid=pid))
-        gone.addBoth(lambda _: self._guardian.forget(pid))
 
     def _watch_own_events(self, told: Told) -> None:
         match told.event:

@@ -2,7 +2,7 @@
 
 Half of the time that a session takes to begin is spent on importing Twisted. So most are forked from a process that
 has imported it already; for the program that is the same as if it had done so itself. A session with a program in
-front of it or variables that the interpreter reads is started from nothing, as are daemons, and all that the tests of
+front of it or variables that the interpreter or the loader reads is started from nothing, as are daemons, and all that the tests of
 the installed package run.
 """
 
@@ -110,7 +110,11 @@ def start(
 
     `prefix` is a program that starts it in turn, with its own arguments; `more` is added to the environment.
     """
-    if stdin != subprocess.PIPE and not prefix and not any(name.startswith("PYTHON") for name in more):
+    if (
+        stdin != subprocess.PIPE
+        and not prefix
+        and not any(name.startswith(("PYTHON", "LD_")) for name in more)
+    ):
         return Forked(arguments, folder, more, stdin)
     code = f"import sys; sys.argv[0] = {arguments[0]!r}; {_RUN[arguments[0]]}"
     return subprocess.Popen(

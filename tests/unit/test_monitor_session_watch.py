@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from serverworker.monitor import left_behind
 from serverworker.monitor import session as session_module
 from serverworker.monitor import watches as watches_module
 from serverworker.monitor.session import Session
@@ -67,7 +69,7 @@ class WatchTestCase(SynchronousTestCase):
         RecordingGuardian.made = []
         self.patch(session_module, "Guardian", RecordingGuardian)
         self.left: list[Any] = []
-        self.patch(session_module, "kill_left", self.kill_left)
+        self.patch(left_behind, "kill_left", self.kill_left)
 
     def kill_left(self, *arguments: Any) -> list[Any]:
         return self.left
@@ -170,6 +172,19 @@ class GuardianTests(WatchTestCase):
             session.process.end(by_signal=9)
             session.reactor.turn()
         self.assertEqual([formatEvent(event) for event in logged if "left" in str(formatEvent(event))], [])
+
+    def test_no_thread(self) -> None:
+        """Where no thread can be started, the death is told all the same, and what was left is looked for later."""
+        session = self.start()
+        pid = session.process.pid
+        pool = session.reactor.getThreadPool()
+        with mock.patch.object(type(pool), "callInThreadWithCallback", side_effect=RuntimeError("no thread")):
+            session.process.end(by_signal=9)
+            session.reactor.turn()
+        self.assertEqual(len(self.told(events.WorkerDied)), 1)
+        self.assertNotIn(("forget", pid), self.guarded)
+        session.reactor.pass_seconds(1)
+        self.assertIn(("forget", pid), self.guarded)
 
     def test_commands(self) -> None:
         """A command of the agent's is watched as long as it runs."""
