@@ -164,6 +164,23 @@ class AcceptTests(ListenersTestCase):
         self.assertEqual(self.accepting(), [])
         self.assertEqual(self.factory.done, ["start"])
 
+    def test_last_ports(self) -> None:
+        """A port that no successor has is closed for good, in every process; another one goes on queueing."""
+        for name in ("server", "socket"):
+            self.listeners.listen(name, Counting())
+        self.listeners.accept()
+        self.listeners.drain(["socket", "of nobody"])
+        server, last = (self.ports[name].socket.getsockname() for name in ("server", "socket"))
+        self.assertRaises(ConnectionRefusedError, socket.create_connection, last)
+        socket.create_connection(server).close()
+        self.assertEqual(self.accepting(), [])
+
+    def test_last_ports_of_a_standby(self) -> None:
+        """Who does not accept closes nothing: others still do."""
+        self.listeners.listen("server", Counting())
+        self.listeners.drain(["server"])
+        socket.create_connection(self.ports["server"].socket.getsockname()).close()
+
     def test_what_is_drained(self) -> None:
         """Each port's connections are drained, a port's too that is listened on meanwhile, and their idle ones closed."""
         done: list[str] = []

@@ -37,6 +37,11 @@ class PortsTests(SynchronousTestCase):
             return False
         return True
 
+    def test_own_names(self) -> None:
+        """Those that systemd listens on as well are not the session's to close."""
+        ports = Ports({"server": self.server, "socket": self.unix}, activated=["socket"])
+        self.assertEqual(ports.own_names(ports.bound()), ["server"])
+
     def test_bound(self) -> None:
         """Each port with its name, its socket, and the address that it really has."""
         number = self.server.getsockname()[1]
