@@ -9,7 +9,7 @@ from twisted.internet.defer import ensureDeferred
 from serverworker.processes.application import Application
 from serverworker.values.errors import ApplicationError
 from serverworker.values.settings import AppSettings
-from tests.unit.written_modules import ModulesTestCase
+from tests.unit.written_modules import ModulesTestCase, without_marks
 
 
 class Worker:
@@ -146,7 +146,7 @@ class FailureTests(ApplicationTestCase):
         record = application.describe_error(error)
         self.assertEqual((record.type, record.message), ("builtins.OSError", "no pages"))
         self.assertEqual(
-            record.traceback,
+            without_marks(record.traceback),
             f"""\
 Traceback (most recent call last):
   File "{self.folder}/shop_e.py", line 4, in initialize_server_worker

@@ -10,6 +10,11 @@ from textwrap import dedent
 from twisted.trial.unittest import SynchronousTestCase
 
 
+def without_marks(traceback: str) -> str:
+    """A traceback without the lines ``~~~^^``, which Python puts below a line of code, each version in its own way."""
+    return "\n".join(line for line in traceback.split("\n") if line.strip(" ~^") or not line)
+
+
 class ModulesTestCase(SynchronousTestCase):
     """A folder at the head of `sys.path`."""
 
