@@ -182,12 +182,13 @@ class Session:
         """Those that a worker of a former generation closes for good: no successor has them."""
         state = self.engine.state
         worker = state.worker(worker_id)
-        if worker is None or worker.generation >= state.generation or state.generation not in self._recipes:
+        if worker is None or worker.generation >= state.generation:
             return []
-        kept = [port.socket for port in self._recipes[state.generation].ports]
-        return self._ports.own_names(
-            [port for port in self._recipes[worker.generation].ports if port.socket not in kept]
-        )
+        old, new = (self._recipes.get(each) for each in (worker.generation, state.generation))
+        if old is None or new is None:
+            return []
+        kept = [port.socket for port in new.ports]
+        return self._ports.own_names([port for port in old.ports if port.socket not in kept])
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
         if self._agent_ready is not None:

@@ -263,6 +263,13 @@ class BindFalseTests(SessionTestCase):
             "--config", config, "--app", app, folder=folder, port=f"tcp:{number}:interface=127.0.0.1"
         )
 
+    def test_several_workers(self) -> None:
+        """Several workers that bind by themselves have to share the port, which the log says first."""
+        folder = self.folder(serverworker__toml="[workers]\nbind = false\ncount = 2\n")
+        port = f"tcp:{free_port()}:interface=127.0.0.1"
+        session = self.session("--config", "serverworker.toml", folder=folder, port=port)
+        self.assertIn("SO_REUSEPORT", session.wait_for_line("workers.bind is false and workers.count is 2"))
+
     def test_work(self) -> None:
         """`work` binds the port that the session names; a death and a restart leave it to the successor."""
         session = self.own_session(
