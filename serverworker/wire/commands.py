@@ -76,10 +76,7 @@ class Leave(_Asked):
         (b"text", LargeText()),
         (b"seconds", Seconds()),
         (b"drain", amp.Boolean()),  # False: do not wait for what is in flight
-        (
-            b"last_ports",
-            amp.ListOf(amp.Unicode()),
-        ),  # names of those that no successor has: to be closed for good
+        (b"last_ports", amp.ListOf(amp.Unicode())),  # those that no successor has: closed for good
     ]
 
 

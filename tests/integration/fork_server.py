@@ -13,7 +13,7 @@ import sys
 from twisted.application.twist._twist import Twist
 from twisted.scripts import twistd
 
-import serverworker.session  # noqa: F401 - like twistd, it leaves it to the program to install a reactor
+import serverworker.session  # noqa: F401 - for those that are forked; it installs no reactor
 
 RUN = {"twistd": twistd.run, "twist": lambda: Twist.main(sys.argv)}
 

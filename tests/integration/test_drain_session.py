@@ -124,10 +124,10 @@ class DrainTests(SessionTestCase):
         self.assertEqual("close", answer.getheader("Connection"))
 
     def test_after_so_many_requests(self) -> None:
-        """A worker that has reached its limit is replaced, and no request is lost."""
+        """A worker that has reached its limit is replaced, again and again, and no request is lost."""
         session = self.begin("[limits]\nrequests = 20\n")
         with self.clients(session) as clients:
-            session.serving(2)
+            session.serving(3)
             clients.wait_for_answers(10)
         self.assertEqual([], clients.failures)
         self.assertEqual([], [event for event in session.events if event["event"] == "WorkerDied"])

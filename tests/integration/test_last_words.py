@@ -105,6 +105,6 @@ class KilledBehindTests(DoomedTestCase):
 def _names(folder: Path) -> list[str]:
     """What is in a folder; nothing where there is none."""
     try:
-        return os.listdir(folder)  # noqa: PTH208 - the quickest way
+        return os.listdir(folder)  # noqa: PTH208 - races the monitor: `iterdir` makes a Path of each
     except FileNotFoundError:
         return []

@@ -69,6 +69,28 @@ class StartTests(SessionTestCase):
             self.assertEqual(session.end(signal.SIGTERM), 0)
         self.assertFalse(is_alive(session.server_pid))
 
+    def test_end_of_a_worker(self) -> None:
+        """A worker imports the application with the collector on, and ends as Python does: threads, then `atexit`."""
+        folder = self.folder(
+            late__py="""
+            import atexit, gc, threading, time
+
+            def last_thread():
+                time.sleep(0.5)
+                print("the thread is done", flush=True)
+
+            def work(worker):
+                print("collector", gc.isenabled(), flush=True)
+                atexit.register(print, "atexit has run")  # not flushed: that is the end's to do
+                worker.add_exit_handler(lambda reason: threading.Thread(target=last_thread).start())
+            """
+        )
+        session = self.session("--app", "late:work", "--standby", "0", folder=folder)
+        session.wait_for("OutputLine", matching=lambda event: event["text"] == "collector True")
+        self.assertEqual(session.end(signal.SIGTERM), 0)
+        lines = [event["text"] for event in session.events if event["event"] == "OutputLine"]
+        self.assertEqual(lines[-2:], ["the thread is done", "atexit has run"])
+
 
 class DeathTests(SessionTestCase):
     """A worker dies, and nobody had asked for it."""

@@ -33,7 +33,7 @@ class ProcessLimitTests(SessionTestCase):
     def test_eagain(self) -> None:
         """The standby serves, the start is tried again until it succeeds, and nobody waits for it."""
         group = new_group()
-        if group is None:
+        if group is None:  # a container's root may not be allowed to, and nothing else limits root
             self.skipTest("no control group that limits processes can be made here")
         ground = Ground(self.folder())
         self.addCleanup(self.remove, group)

@@ -175,7 +175,7 @@ class WebTests(UncaughtTestCase):
         """Whatever comes over the wire."""
         port = self.serve(lambda _: b"ok")
         source = random.Random(20260101)  # noqa: S311  (a seed is the point)
-        for _ in range(15):
+        for _ in range(40):
             data = source.choice([GET, b"", b"POST / HTTP/1.1\r\n"]) + source.randbytes(source.randrange(300))
             cut = source.randrange(len(data) + 1)
             client = self.connect(port, data[:cut] + b"\r\n" + data[cut:])
