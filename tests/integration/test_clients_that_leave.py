@@ -181,7 +181,10 @@ def reset(connection: socket.socket) -> None:
 
 def half_close(connection: socket.socket) -> None:
     """Say that nothing more will come, and go when the server has closed, or when nothing comes any more."""
-    connection.shutdown(socket.SHUT_WR)
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # the server has closed first: it was sent what it refuses
     connection.settimeout(0.05)
     try:
         while connection.recv(65536):
