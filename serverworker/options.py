@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -188,6 +187,8 @@ class Options(usage.Options):
 
     def opt_version(self) -> NoReturn:
         """Print the versions of serverworker and Twisted and exit."""
+        from importlib import metadata  # half a megabyte that a monitor has no use for
+
         try:
             version = metadata.version("serverworker")
         except metadata.PackageNotFoundError:

@@ -21,12 +21,12 @@ from sphinx.util.docutils import SphinxDirective
 
 from serverworker import options as command_line
 from serverworker.decisions import life
-from serverworker.observers import crash_reports
+from serverworker.monitor import crash_store
 from serverworker.surfaces import operator_commands
 from serverworker.values import events, exit_status, ports, reading, settings, state
 from serverworker.values.rules import shown
 
-_MODULES = (command_line, crash_reports, events, exit_status, life, operator_commands, ports, settings, state)
+_MODULES = (command_line, crash_store, events, exit_status, life, operator_commands, ports, settings, state)
 _DEFAULTS = settings.Settings()
 
 _UNSAID = {
@@ -217,7 +217,7 @@ def _make_life() -> Iterator[str]:
 
 def _make_crash_report() -> Iterator[str]:
     """The table in the docstring of the module that writes reports, held against a report that it writes."""
-    table = str(crash_reports.__doc__).partition("::\n")[2].strip("\n").splitlines()
+    table = str(crash_store.__doc__).partition("::\n")[2].strip("\n").splitlines()
     told = {name for line in table for name in re.split(r"\s{2,}", line.strip())[0].split(", ")}
     death = events.WorkerDied(
         worker=1,
@@ -228,10 +228,10 @@ def _make_crash_report() -> Iterator[str]:
         uptime_seconds=0.0,
         next_step="",
     )
-    report = crash_reports.CrashReport(at=0.0, sequence=1, session_pid=1, death=death)
+    report = crash_store.CrashReport(at=0.0, sequence=1, session_pid=1, death=death)
     written = set(json.loads(report.as_json()))
     if told != written:
-        raise ExtensionError(f"the docstring of crash_reports and a report differ in {told ^ written}")
+        raise ExtensionError(f"the docstring of crash_store and a report differ in {told ^ written}")
     yield from (".. code-block:: text", "", *(f"   {line.removeprefix('    ')}" for line in table), "")
 
 

@@ -284,6 +284,7 @@ class Engine:
 
     def beaten(self, worker_id: int, beat: Beat) -> None:
         """A worker has polled itself."""
+        self._around.stream.publish(events.Heartbeat(worker=worker_id, beat=beat))
         tolerance = self._around.tolerance()
         self.happened(
             inputs.BeatTold(worker=worker_id, failures=beat.failures, text=beat.text, tolerance=tolerance)

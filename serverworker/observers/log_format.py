@@ -21,13 +21,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, formatEvent
 from zope.interface import implementer
 
 from serverworker.observers.log import NAMESPACE
+from serverworker.values.event_json import utc
 
 WAITING_BYTES = 1024 * 1024
 """So much is kept for a terminal or a pipe that nobody reads; what comes on top is dropped and counted."""
@@ -48,12 +48,6 @@ _NOT_FIELDS = frozenset(
 
 # C0 without tab and newline, DEL, C1, and what turns the writing direction round (lines that read as others).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def utc(at: float) -> str:
-    """Seconds since the epoch as ISO 8601 in UTC, to the millisecond, such as ``2026-11-24T08:07:17.123Z``."""
-    moment = datetime.fromtimestamp(round(at * 1000) / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def choose_observer(

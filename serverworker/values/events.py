@@ -131,6 +131,14 @@ class ServerRunning:
 
 
 @frozen(kw_only=True)
+class Heartbeat:
+    """A worker has polled its own health route, well or not."""
+
+    worker: int
+    beat: Beat
+
+
+@frozen(kw_only=True)
 class HeartbeatFailed:
     """A poll of a worker's health route failed."""
 
@@ -273,6 +281,34 @@ class CommandFinished:
 
 
 @frozen(kw_only=True)
+class OperatorAction:
+    """Somebody asked for something by a console, the control socket or the dashboard: an entry of the audit log."""
+
+    who: str
+    """Such as ``alice (uid 1000, pid 4711)``, ``the console`` or ``session key, 192.0.2.7``."""
+    surface: str
+    """``console``, ``control`` or ``dashboard``."""
+    action: str
+    """As it would be typed, such as ``restart clean``."""
+    ok: bool
+    outcome: str
+    """What came of it, in one line."""
+
+
+@frozen(kw_only=True)
+class LoginFailed:
+    """Somebody showed a wrong session key, or none where one is needed."""
+
+    origin: str
+    """The address that it came from."""
+    surface: str
+    """``control`` or ``dashboard``."""
+    text: str
+    failures: int
+    """How many there were from there in a row."""
+
+
+@frozen(kw_only=True)
 class Fault:
     """Something that must not hurt the session failed: a hook, an observer, a surface."""
 
@@ -305,6 +341,7 @@ Event = (
     | WorkerLoaded
     | WorkerReady
     | ServerRunning
+    | Heartbeat
     | HeartbeatFailed
     | HeartbeatRecovered
     | Lifecycle
@@ -319,6 +356,8 @@ Event = (
     | PollingChanged
     | PortChanged
     | CommandFinished
+    | OperatorAction
+    | LoginFailed
     | Fault
     | SessionEnding
     | SessionEnded

@@ -22,7 +22,8 @@ from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.trial.unittest import TestCase
 
-from serverworker.observers.crash_reports import CrashReports, list_reports, load
+from serverworker.monitor.crash_store import list_reports, load
+from serverworker.observers.crash_reports import CrashReports
 from serverworker.processes.state_directory import StateDirectory, StateDirectoryInUse
 from serverworker.values.events import (
     Cause,

@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from serverworker.observers.crash_reports import list_reports, load
+from serverworker.monitor.crash_store import list_reports, load
 from serverworker.processes.output import CONTINUES
 from tests.integration.doomed import DOOMED, QUICK, DoomedTestCase, output
 from tests.integration.sessions import LONG, TestSession

@@ -16,13 +16,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.observers.crash_reports import (
-    WAITING_REPORTS,
-    CrashReport,
-    CrashReports,
-    list_reports,
-    load,
-)
+from serverworker.monitor.crash_store import CrashReport, list_reports, load
+from serverworker.observers.crash_reports import WAITING_REPORTS, CrashReports
 from serverworker.values.errors import ErrorRecord, ServerWorkerError
 from serverworker.values.events import (
     Beat,

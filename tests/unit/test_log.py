@@ -8,10 +8,11 @@ import attrs
 from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.observers.log import LogObserver, sentence, source_of, traceback_of
+from serverworker.observers.log import LogObserver
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Cause, CauseKind, Event, Told
+from serverworker.values.events import Beat, Cause, CauseKind, Event, Told
+from serverworker.values.sentences import sentence, source_of, traceback_of
 
 ERROR = ErrorRecord(
     type="builtins.ValueError", message="no", traceback="Traceback:\n  here\nValueError: no\n"
@@ -187,6 +188,38 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "exec",
         LogLevel.warn,
         "command failed, killed by signal 99: git pull",
+    ),
+    (
+        events.Heartbeat(worker=3, beat=Beat(at=0.0, ok=True, seconds=0.004, text="200")),
+        "monitor",
+        LogLevel.debug,
+        "worker 3 polled itself: 200, after 0.00 s",
+    ),
+    (
+        events.OperatorAction(
+            who="alice (uid 1000, pid 7)",
+            surface="control",
+            action="restart clean",
+            ok=True,
+            outcome="it serves",
+        ),
+        "monitor",
+        LogLevel.info,
+        "'restart clean', asked for by alice (uid 1000, pid 7) (control), done: it serves",
+    ),
+    (
+        events.OperatorAction(
+            who="the console", surface="console", action="set workers x", ok=False, outcome="no"
+        ),
+        "monitor",
+        LogLevel.warn,
+        "'set workers x', asked for by the console (console), failed: no",
+    ),
+    (
+        events.LoginFailed(origin="192.0.2.7", surface="dashboard", text="a wrong key", failures=2),
+        "monitor",
+        LogLevel.warn,
+        "somebody at 192.0.2.7 did not get into the dashboard: a wrong key (2 times in a row)",
     ),
     (
         events.Fault(where="the hook on_crash_detected", error=ERROR),

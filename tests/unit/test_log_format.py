@@ -19,7 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.observers import log_format
 from serverworker.observers.log import NAMESPACE
-from serverworker.observers.log_format import Writer, json_observer, terminal_observer, utc
+from serverworker.observers.log_format import Writer, json_observer, terminal_observer
+from serverworker.values.event_json import utc
 
 AT = 1795507637.1234
 

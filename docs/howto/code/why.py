@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from serverworker.observers.crash_reports import list_reports, load
+from serverworker.monitor.crash_store import list_reports, load
 
 death = load(list_reports(Path(sys.argv[1], "crashes"))[-1]).death
 print(death.cause.text, death.hung_at, death.next_step, sep="\n")
