@@ -39,6 +39,8 @@ class Engine:
         """How long whoever takes over has the machine to itself, before its predecessor leaves or a next one starts."""
         self.leaving_seconds = 0.4
         """How long after that the old workers of a restart have it for their end, before a next one starts."""
+        self.apart_seconds = 0.05
+        """How long after one old worker the next one leaves: two that end at once take all of a small machine."""
         self._around = surroundings
         self._state = SessionState(policy=policy, seed=seed)
         self._processes: dict[int, WorkerProcess] = {}
@@ -175,6 +177,7 @@ class Engine:
         """Not at once where somebody takes over: what ends takes a lot of the machine, and the first answers need it."""
         seconds = self._calm_at - self._around.reactor.seconds()
         if seconds > 0:
+            self._calm_at += self.apart_seconds
             self._around.reactor.callLater(seconds, partial(self._order, worker, commands.Leave, **how))
         else:
             self._order(worker, commands.Leave, **how)
