@@ -75,6 +75,8 @@ def _value_of(settings: Settings, key: str) -> Any:
 def _plainly(value: object) -> str:
     if isinstance(value, str):
         return repr(value)
+    if isinstance(value, tuple):
+        return ", ".join(shown(each) for each in value) or "none"
     return "unset" if value is None else shown(value).removesuffix(".0")
 
 
@@ -134,6 +136,23 @@ _OPTIONS = (
         "drain.timeout_seconds",
         "Seconds that the requests in flight have when a worker leaves (default {}).",
         _number,
+    ),
+    _Option(
+        "control",
+        "control.endpoint",
+        "Where serverworkerctl and other programs steer the session: unix:/run/site/control, or tcp:9443 with TLS from"
+        " the file (default: `control`, a unix socket beside the session's state).",
+    ),
+    _Option(
+        "dashboard",
+        "dashboard.endpoint",
+        "Where the page for operators is served, such as tcp:9001:interface=127.0.0.1; off loopback only with TLS from"
+        " the file (default: nowhere).",
+    ),
+    _Option(
+        "health",
+        "health.endpoint",
+        "Where /livez, /readyz and /metrics are served, without a key (default: nowhere).",
     ),
     _Option(
         "show-output",

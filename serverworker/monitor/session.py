@@ -194,7 +194,7 @@ class Session:
         if self._agent_ready is not None:
             await self._agent_ready
         return {
-            "settings": self.configuration.of(generation).as_json(),
+            "settings": self.configuration.of(generation).for_worker(),
             "generation": generation,
             "key": self.key,
         }

@@ -15,12 +15,24 @@ from serverworker.values.errors import Problem, nearest
 from serverworker.values.ports import PortSettings, parse_port, port_key
 from serverworker.values.rules import InvalidSettings, Rule, key_part, placed, shown
 from serverworker.values.settings import Settings
+from serverworker.values.surfaces import parse_endpoint
 
 _TABLES: dict[str, type[Any]] = {
     item.name: type(item.default) for item in attrs.fields(Settings) if attrs.has(type(item.default))
 }
 _TOP_LEVEL: list[str] = [item.name for item in attrs.fields(Settings)]
-_FOLDER_KEYS = ("app.directory", "state_directory")
+_FOLDER_KEYS = frozenset(
+    {
+        "app.directory",
+        "state_directory",
+        "control.certificate",
+        "control.private_key",
+        "control.client_authority",
+        "dashboard.certificate",
+        "dashboard.private_key",
+    }
+)
+"""Keys whose value is a path, which starts at the folder that it was written in."""
 
 
 @frozen(kw_only=True)
@@ -121,6 +133,8 @@ class _Reader:
         # A bare `python3.12` is looked up in PATH, as a shell would.
         if isinstance(value, str) and (key in _FOLDER_KEYS or (key == "app.python" and "/" in value)):
             return placed(value, self.folder)
+        if isinstance(value, str) and key.endswith(".endpoint") and value.startswith("unix:"):
+            return parse_endpoint(value, self.folder).describe()
         return value
 
     def _read_ports(self, data: Mapping[str, object]) -> None:

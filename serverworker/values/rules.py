@@ -210,7 +210,26 @@ def path() -> Any:
     return _plain(None, "the name of a file or folder", is_file_name)
 
 
+def text(words: str) -> Any:
+    """A field for one line of printable text, unset by default."""
+    return _plain(None, words, lambda value: isinstance(value, str) and bool(value) and value.isprintable())
+
+
 def route() -> Any:
     """A field for the path of a URL, unset by default."""
     words = "the path of a URL, which starts with '/' and holds no spaces, '#' or non-ASCII characters"
     return _plain(None, words, lambda value: isinstance(value, str) and bool(_ROUTE.fullmatch(value)))
+
+
+def texts(words: str, accepts: Callable[[str], bool] = bool) -> Any:
+    """A field for an array of texts, empty by default; it becomes a tuple."""
+
+    def accepted(value: Any) -> bool:
+        return isinstance(value, list | tuple) and all(
+            isinstance(each, str) and accepts(each) for each in value
+        )
+
+    def as_tuple(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    return field(default=(), validator=_Allowed(words, accepted), converter=as_tuple)

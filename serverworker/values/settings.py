@@ -17,10 +17,14 @@ from serverworker.values import rules
 from serverworker.values.errors import Problem
 from serverworker.values.ports import PortSettings, port_key
 from serverworker.values.rules import InvalidSettings, shown
+from serverworker.values.surfaces import ControlSettings, DashboardSettings, HealthSettings
 
 __all__ = [
     "AppSettings",
+    "ControlSettings",
+    "DashboardSettings",
     "DrainSettings",
+    "HealthSettings",
     "IpcSettings",
     "LimitsSettings",
     "OutputSettings",
@@ -32,6 +36,10 @@ __all__ = [
     "WatchdogSettings",
     "WorkersSettings",
 ]
+
+
+_MONITORS_OWN = frozenset({"control", "dashboard", "health"})
+"""Tables that no worker is told of."""
 
 
 def _must_reach(key: str, value: float, floor_key: str, floor: float) -> None:
@@ -55,6 +63,8 @@ class AppSettings:
     """The interpreter of the workers; None: the monitor's own. Without a slash it is looked up in ``PATH``."""
     environment: dict[str, str] = field(factory=dict, validator=rules.EnvironmentRule())
     """Added to the workers' environment."""
+    version: str | None = rules.text("one line of text, such as '2.4.1'")
+    """What surfaces call the code that is deployed; the application may say it itself (`ServerWorker.version`)."""
 
 
 @frozen(kw_only=True)
@@ -189,6 +199,9 @@ class Settings:
     limits: LimitsSettings = LimitsSettings()
     output: OutputSettings = OutputSettings()
     ipc: IpcSettings = IpcSettings()
+    control: ControlSettings = ControlSettings()  # noqa: RUF009 - frozen
+    dashboard: DashboardSettings = DashboardSettings()  # noqa: RUF009 - frozen
+    health: HealthSettings = HealthSettings()  # noqa: RUF009 - frozen
     state_directory: str | None = rules.path()
     """``--state-dir``; None: where design says (`$STATE_DIRECTORY`, `$XDG_STATE_HOME`)."""
 
@@ -201,6 +214,10 @@ class Settings:
         """The settings as JSON values, in the shape of the configuration file. What is unset is left out."""
         tables = attrs.asdict(self, filter=lambda _, value: value is not None)
         return tables | {"ports": {port.name: port.describe() for port in self.ports}}
+
+    def for_worker(self) -> dict[str, Any]:
+        """As `as_json`, without the tables that are the monitor's own business, its secrets among them."""
+        return {name: value for name, value in self.as_json().items() if name not in _MONITORS_OWN}
 
     @classmethod
     def from_json(cls, data: object) -> Settings:

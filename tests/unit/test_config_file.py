@@ -22,6 +22,7 @@ resource = "mysite.web:root"
 agent = "mysite.session:Wiki"
 directory = "/srv/mysite/current"
 python = "/srv/mysite/venv/bin/python"
+version = "2.4.1"
 [app.environment]
 DATABASE = "x"
 [ports]
@@ -62,6 +63,18 @@ log_format = "json"
 [ipc]
 maximum_bytes = 65536
 timeout_seconds = 9
+[control]
+endpoint = "tcp:9443"
+certificate = "control.pem"
+private_key = "/etc/mysite/control.key"
+client_authority = "operators.pem"
+[dashboard]
+endpoint = "tcp:9001:interface=127.0.0.1"
+certificate = "/etc/mysite/site.pem"
+private_key = "/etc/mysite/site.key"
+hosts = ["ops.example.org"]
+[health]
+endpoint = "tcp:9002"
 """
 
 
@@ -98,12 +111,13 @@ class ReadingTests(SynchronousTestCase):
         )
         self.assertEqual(made.app.environment, {"DATABASE": "x"})
         self.assertEqual(made.polling.timeout_seconds, 2.5)
+        self.assertEqual(made.control.certificate, str(self.folder / "control.pem"))
         told, untold = made.as_json(), default.as_json()
         left = {
             (table, key)
             for table in untold
             for key in untold[table]
-            if told[table][key] == untold[table][key]
+            if told[table].get(key) == untold[table].get(key)
         }
         self.assertEqual(left, {("workers", "bind"), ("ports", "server")})
 
