@@ -15,11 +15,11 @@ from twisted.logger import Logger
 from serverworker.decisions import inputs
 from serverworker.decisions.session import next_wake, step
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
-from serverworker.monitor.surroundings import NotDone, Surroundings
+from serverworker.monitor.surroundings import Surroundings
 from serverworker.monitor.worker_process import LastWords, WorkerProcess
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
-from serverworker.values.errors import ErrorRecord, ServerWorkerError
+from serverworker.values.errors import ErrorRecord, NotDone, ServerWorkerError
 from serverworker.values.events import Beat, CauseKind, Event, OutputLine
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.state import Life, Policy, SessionState

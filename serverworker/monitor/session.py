@@ -20,7 +20,7 @@ from serverworker.monitor.handle import Monitor
 from serverworker.monitor.left_behind import LeftBehind
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.stream import EventStream
-from serverworker.monitor.surroundings import NotDone, Surroundings
+from serverworker.monitor.surroundings import Surroundings
 from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within
@@ -31,7 +31,7 @@ from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult, run
 from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, passed_on, resolve_recipe
 from serverworker.values import events
-from serverworker.values.errors import ConfigurationError, PortUnavailable
+from serverworker.values.errors import ConfigurationError, NotDone, PortUnavailable
 from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings

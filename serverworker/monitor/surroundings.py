@@ -10,12 +10,7 @@ from twisted.internet.defer import Deferred
 
 from serverworker.monitor.stream import EventStream
 from serverworker.processes.spawn import Recipe, Spawner
-from serverworker.values.errors import ServerWorkerError
 from serverworker.wire.emits import Handlers
-
-
-class NotDone(ServerWorkerError):
-    """What was asked for did not happen. The text says why, and what goes on."""
 
 
 @frozen(kw_only=True)

@@ -17,8 +17,8 @@ from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.handle import Monitor
 from serverworker.processes.awaiting import record_of
 from serverworker.processes.output import LineSplitter
-from serverworker.surfaces.operator_commands import BadCommand, Parsed, parse, run
-from serverworker.values.errors import ServerWorkerError
+from serverworker.surfaces.operator_commands import Parsed, parse, run
+from serverworker.values.errors import BadCommand, ServerWorkerError
 
 _BACKGROUND_SECONDS = 1.0
 """How often a monitor in the background looks whether the terminal is its own again (``fg``)."""

@@ -34,6 +34,18 @@ class ApplicationError(ServerWorkerError):
     """The application cannot be imported, found or built. The text is for its author."""
 
 
+class NotDone(ServerWorkerError):
+    """What was asked for did not happen. The text says why, and what goes on."""
+
+
+class BadCommand(ServerWorkerError):
+    """A command that does not exist, or has wrong arguments. The text says what is allowed."""
+
+
+class NotAllowed(ServerWorkerError):
+    """Whoever asks has not shown the session key, or a wrong one."""
+
+
 class EmitError(ServerWorkerError):
     """The root of every way in which an emit can fail."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 
-from serverworker.monitor.surroundings import NotDone
 from serverworker.values import events
+from serverworker.values.errors import NotDone
 from serverworker.values.state import Life
 from tests.unit.engine_case import ERROR, EngineTestCase
 

@@ -10,9 +10,8 @@ from typing import Any
 from serverworker.decisions import inputs
 from serverworker.monitor import engine as engine_module
 from serverworker.monitor import worker_process
-from serverworker.monitor.surroundings import NotDone
 from serverworker.values import events
-from serverworker.values.errors import ConfigurationError
+from serverworker.values.errors import ConfigurationError, NotDone
 from serverworker.values.events import CauseKind
 from serverworker.values.state import Life, Phase
 from tests.unit.accept_case import open_descriptors

@@ -7,12 +7,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.monitor.surroundings import NotDone
 from serverworker.testing import FakeSession
 from serverworker.values import events
 from serverworker.values.errors import (
     ConfigurationError,
     ErrorRecord,
+    NotDone,
     NotJSON,
     PeerLost,
     RemoteError,

@@ -13,12 +13,11 @@ from serverworker.monitor import left_behind
 from serverworker.monitor import session as session_module
 from serverworker.monitor import watches as watches_module
 from serverworker.monitor.session import Session
-from serverworker.monitor.surroundings import NotDone
 from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.shell import ShellResult
 from serverworker.testing import FakeSession
 from serverworker.values import events
-from serverworker.values.errors import ConfigurationError, ValueTooLarge
+from serverworker.values.errors import ConfigurationError, NotDone, ValueTooLarge
 from serverworker.values.events import CauseKind
 from serverworker.values.settings import (
     DrainSettings,

@@ -9,8 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.session import OWN_COMMANDS
-from serverworker.surfaces.operator_commands import COMMANDS, BadCommand, help_text, parse, run
-from serverworker.values.errors import ConfigurationError
+from serverworker.surfaces.operator_commands import COMMANDS, help_text, parse, run
+from serverworker.values.errors import BadCommand, ConfigurationError
 from serverworker.values.settings import Settings
 from serverworker.values.state import Policy, SessionState
 

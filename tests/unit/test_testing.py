@@ -20,10 +20,9 @@ from serverworker import (
     UnhandledMessage,
     WrongProcess,
 )
-from serverworker.surfaces.operator_commands import BadCommand
 from serverworker.testing import FakeReactor, FakeSession, ShellResult
 from serverworker.values import events
-from serverworker.values.errors import ErrorRecord
+from serverworker.values.errors import BadCommand, ErrorRecord
 from serverworker.values.settings import DrainSettings, PollingSettings, Settings, WorkersSettings
 from tests.unit.accept_case import open_descriptors
 
