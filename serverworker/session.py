@@ -6,6 +6,7 @@ import atexit
 import os
 import random
 import resource
+import secrets
 import signal
 import sys
 import time
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 
 from serverworker.monitor.activated import environment_at_start, take_activated
 from serverworker.monitor.capacity import check_capacity
+from serverworker.monitor.history import History
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream
@@ -49,6 +51,7 @@ from serverworker.processes.state_directory import (
     runtime_path,
 )
 from serverworker.surfaces.console import Console
+from serverworker.surfaces.desk import Desk
 from serverworker.values.errors import ApplicationError, ConfigurationError, PortUnavailable
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.settings import Settings
@@ -233,7 +236,8 @@ class MonitorService(Service):
         self.stream.observe(reports)
         self.session.at_end(reports.drain)
         self._tell_service_manager()
-        self._open_console()
+        desk = self._desk(state)
+        self._open_console(desk)
         self.session.start(str(state.path), agent, state.write_key)
 
     def _adopt_orphans(self) -> None:
@@ -271,14 +275,27 @@ class MonitorService(Service):
         sys.path.insert(0, str(Path(self._settings.app.directory or ".").resolve()))
         return load_agent(reference)
 
-    def _open_console(self) -> None:
+    def _desk(self, state: StateDirectory) -> Desk:
+        """What all operator surfaces work at."""
+        history = History()
+        self.stream.observe(history)
+        return Desk(
+            monitor=self.session.handle,
+            agents=self.session.console_commands,
+            history=history,
+            publish=self.stream.publish,
+            state_directory=state.path,
+            session=secrets.token_hex(8),
+            in_thread=self._in_thread,
+        )
+
+    def _open_console(self, desk: Desk) -> None:
         nodaemon = self._parent_options.get("nodaemon", True)
         if not nodaemon or not sys.stdin or not sys.stdin.isatty():
             return
         console = Console(
             reactor=self._reactor,
-            monitor=self.session.handle,
-            agents=self.session.console_commands,
+            desk=desk,
             write=Writer(self._stdout).write,
         )
         console.attach(sys.stdin.fileno())

@@ -16,6 +16,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
@@ -23,6 +24,7 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.python.failure import Failure
 
 from serverworker.monitor.handle import Monitor
+from serverworker.monitor.history import History
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream
@@ -36,6 +38,7 @@ from serverworker.processes.role import ProcessRole
 from serverworker.processes.server_worker import ServerWorker
 from serverworker.processes.shell import ShellResult
 from serverworker.surfaces import operator_commands
+from serverworker.surfaces.desk import Asker, Desk
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import CommandFinished, Event, WorkerDied
 from serverworker.values.reasons import ExitKind, ExitReason
@@ -208,6 +211,17 @@ class FakeSession:
             role=ProcessRole(),
         )
         self._session.fake = self
+        history = History()
+        stream.observe(history)
+        self._desk = Desk(
+            monitor=self._session.handle,
+            agents=self._session.console_commands,
+            history=history,
+            publish=stream.publish,
+            state_directory=Path("/nonexistent"),
+            session="the session of a test",
+            in_thread=maybeDeferred,
+        )
         self._session.engine.takeover_seconds = 0.0  # what is asked for happens without time passing
 
     def _over(self, status: int) -> None:
@@ -263,9 +277,9 @@ class FakeSession:
 
     def type(self, line: str) -> Deferred[Any]:
         """Type a line into the console; answers what it shows. Raises `BadCommand` for what is no command."""
-        return operator_commands.run(
-            operator_commands.parse(line, self.monitor, self._session.console_commands)
-        )
+        asker = Asker(who="the console", surface="console")
+        parsed = operator_commands.parse(line, self._desk, asker)
+        return operator_commands.run(parsed, self._desk, asker).addCallback(lambda outcome: outcome.text)
 
     def wait(self, answer: Deferred[Any]) -> Any:
         """What a Deferred comes to, or its exception raised, once all has happened that needs no time."""

@@ -55,6 +55,10 @@ class CrashReport:
 
     def as_json(self) -> str:
         """The file's text."""
+        return json.dumps(self.as_dict(), indent=1) + "\n"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The file's content."""
         content = attrs.asdict(self.death, value_serializer=_plain)
         for beat in content["beats"]:
             beat["at"] = utc(beat["at"])
@@ -64,7 +68,7 @@ class CrashReport:
             "sequence": self.sequence,
             "session_pid": self.session_pid,
         }
-        return json.dumps(head | content, indent=1) + "\n"
+        return head | content
 
     @classmethod
     def from_json(cls, text: str) -> CrashReport:

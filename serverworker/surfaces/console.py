@@ -13,15 +13,17 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from serverworker.monitor.console_commands import ConsoleCommands
-from serverworker.monitor.handle import Monitor
 from serverworker.processes.awaiting import record_of
 from serverworker.processes.output import LineSplitter
+from serverworker.surfaces.desk import Asker, Desk, Outcome
 from serverworker.surfaces.operator_commands import Parsed, parse, run
 from serverworker.values.errors import BadCommand, ServerWorkerError
 
 _BACKGROUND_SECONDS = 1.0
 """How often a monitor in the background looks whether the terminal is its own again (``fg``)."""
+
+
+_ASKER = Asker(who="the console", surface="console")
 
 
 class IConsoleReactor(IReactorFDSet, IReactorTime):
@@ -38,14 +40,12 @@ class Console:
         self,
         *,
         reactor: IConsoleReactor,
-        monitor: Monitor,
-        agents: ConsoleCommands,
+        desk: Desk,
         write: Callable[[str], Any],
     ) -> None:
         """`write` shows a text to the operator."""
         self._reactor = reactor
-        self._monitor = monitor
-        self._agents = agents
+        self._desk = desk
         self._write = write
         self._busy: Parsed | None = None
         self._splitter = LineSplitter()
@@ -59,7 +59,7 @@ class Console:
         if not line.strip():
             return
         try:
-            parsed = parse(line, self._monitor, self._agents)
+            parsed = parse(line, self._desk, _ASKER)
         except BadCommand as error:
             self._say(str(error))
             return
@@ -68,13 +68,13 @@ class Console:
             return
         if not parsed.at_any_time:
             self._busy = parsed
-        run(parsed).addBoth(self._show, parsed)
+        run(parsed, self._desk, _ASKER).addBoth(self._show, parsed)
 
-    def _show(self, result: Any, parsed: Parsed) -> None:
+    def _show(self, result: Outcome | Failure, parsed: Parsed) -> None:
         if self._busy is parsed:
             self._busy = None
         if not isinstance(result, Failure):
-            self._say("done" if result is None else str(result))
+            self._say(result.text)
         elif isinstance(result.value, BadCommand):
             self._say(str(result.value))
         elif isinstance(result.value, ServerWorkerError):

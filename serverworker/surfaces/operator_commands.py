@@ -1,4 +1,4 @@
-"""What an operator can type: one declared table, for the console and for every later surface."""
+"""What an operator can type: one declared table, for the console, the control socket and the dashboard."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 
 from serverworker.monitor.console_commands import ConsoleCommands
-from serverworker.monitor.handle import Monitor
-from serverworker.surfaces.status import describe
-from serverworker.values.errors import ServerWorkerError, nearest
+from serverworker.surfaces import deeds, looking
+from serverworker.surfaces.desk import Asker, Desk, Outcome
+from serverworker.values.errors import BadCommand, nearest
+from serverworker.values.events import OperatorAction
 
-
-class BadCommand(ServerWorkerError):
-    """A line that is no command. The text says what is allowed."""
+_LONGEST_OUTCOME = 500
+"""Characters of what a deed came to that its entry in the audit log has."""
 
 
 @frozen(kw_only=True)
@@ -28,9 +29,11 @@ class OperatorCommand:
     arguments: str
     """As the help shows them."""
     help: str
-    run: Callable[[Monitor, Sequence[str]], Any]
+    run: deeds.Deed
     at_any_time: bool = False
-    """Whether it may run while another one does."""
+    """Whether it may run on a console while another one does."""
+    changes: bool = True
+    """Whether it does something, so that it stands in the audit log."""
 
     @property
     def usage(self) -> str:
@@ -38,130 +41,120 @@ class OperatorCommand:
         return " ".join([*self.words, self.arguments]).rstrip()
 
 
-# --- what each does ----------------------------------------------------------------------------
-
-
-def _status(monitor: Monitor, arguments: Sequence[str]) -> str:
-    _none("status", arguments)
-    seconds = monitor.settings.polling.interval_seconds
-    return describe(monitor.state, monitor.ports, seconds, monitor.seconds())
-
-
-def _restart(monitor: Monitor, arguments: Sequence[str]) -> Deferred[str]:
-    return monitor.restart(_mode("restart", arguments), asked_by="the console")
-
-
-def _exit(monitor: Monitor, arguments: Sequence[str]) -> Deferred[str]:
-    mode = _mode("exit", arguments)
-    return monitor.kill_session("the operator asked for it", graceful=mode == "clean")
-
-
-def _set_port(monitor: Monitor, arguments: Sequence[str]) -> Deferred[str]:
-    if len(arguments) not in (2, 3) or (len(arguments) == 3 and arguments[2] != "now"):
-        raise BadCommand("usage: set port NAME ADDRESS [now], such as: set port server 8081 now")
-    name, address, *now = arguments
-    return monitor.set_port(name, address, now=bool(now), asked_by="the console")
-
-
-def _set_polling(monitor: Monitor, arguments: Sequence[str]) -> str:
-    if len(arguments) != 1:
-        raise BadCommand("usage: set polling SECONDS, such as: set polling 15")
-    try:
-        seconds = float(arguments[0])
-    except ValueError:
-        raise BadCommand(f"{arguments[0]!r} is no number of seconds, such as 15 or 0.5") from None
-    monitor.set_polling(seconds)
-    return f"every worker polls itself every {seconds:g} s"
-
-
-def _set_workers(monitor: Monitor, arguments: Sequence[str]) -> str:
-    if len(arguments) != 1 or not arguments[0].isdecimal():
-        raise BadCommand("usage: set workers N, a whole number, such as: set workers 4")
-    count = int(arguments[0])
-    monitor.set_workers(count)
-    return f"{count} workers are to serve" if count > 1 else "1 worker is to serve"
-
-
-def _none(name: str, arguments: Sequence[str]) -> None:
-    if arguments:
-        raise BadCommand(f"{name} takes no arguments, not {' '.join(arguments)!r}")
-
-
-def _mode(name: str, arguments: Sequence[str]) -> str:
-    if len(arguments) != 1 or arguments[0] not in ("clean", "force"):
-        given = f", not {' '.join(arguments)!r}" if arguments else ""
-        raise BadCommand(f"usage: {name} clean|force{given}")
-    return arguments[0]
-
-
 COMMANDS = (
     OperatorCommand(
-        words=("status",), arguments="", help="how the session is", run=_status, at_any_time=True
+        words=("status",),
+        arguments="",
+        help="how the session is",
+        run=looking.status,
+        at_any_time=True,
+        changes=False,
     ),
     OperatorCommand(
         words=("restart",),
         arguments="clean|force",
         help="start the code anew: the old workers finish what they are at, or do not",
-        run=_restart,
+        run=deeds.restart,
     ),
     OperatorCommand(
         words=("exit",),
         arguments="clean|force",
         help="end the session: after what is being done, or at once",
-        run=_exit,
+        run=deeds.end,
         at_any_time=True,
     ),
     OperatorCommand(
         words=("set", "port"),
         arguments="NAME ADDRESS [now]",
         help="give a port another address, from the next restart on or now",
-        run=_set_port,
+        run=deeds.set_port,
     ),
     OperatorCommand(
         words=("set", "polling"),
         arguments="SECONDS",
         help="change how often each worker polls itself",
-        run=_set_polling,
+        run=deeds.set_polling,
     ),
     OperatorCommand(
-        words=("set", "workers"), arguments="N", help="change how many workers serve", run=_set_workers
+        words=("set", "workers"), arguments="N", help="change how many workers serve", run=deeds.set_workers
+    ),
+    OperatorCommand(
+        words=("emit",),
+        arguments="NAME [JSON] [to workers|monitor|ID]",
+        help="have handlers of the application run, and see what they answer",
+        run=deeds.emit,
+    ),
+    OperatorCommand(
+        words=("events",),
+        arguments="[--since WHEN] [--kind NAME] [--last N]",
+        help="what happened, in earlier sessions too; WHEN is a time, or how long ago: 15m, 2h",
+        run=looking.events,
+        at_any_time=True,
+        changes=False,
+    ),
+    OperatorCommand(
+        words=("crashes",),
+        arguments="[ID|last]",
+        help="the deaths that nobody asked for; with an id, the whole report of one",
+        run=looking.crashes,
+        at_any_time=True,
+        changes=False,
+    ),
+    OperatorCommand(
+        words=("logs",),
+        arguments="[--worker ID] [--last N]",
+        help="what workers printed last",
+        run=looking.logs,
+        at_any_time=True,
+        changes=False,
     ),
 )
 
 
 @frozen(kw_only=True)
 class Parsed:
-    """A line that is a command, ready to run."""
+    """A command, ready to run."""
 
     text: str
     run: Callable[[], Any]
     at_any_time: bool
+    changes: bool
 
 
-def parse(line: str, monitor: Monitor, agents: ConsoleCommands) -> Parsed:
+def parse(line: str, desk: Desk, asker: Asker) -> Parsed:
     """Find out what a line means. Raises `BadCommand`, which says what is allowed, and the nearest that exists."""
     try:
         words = shlex.split(line)
     except ValueError as error:
         raise BadCommand(f"{line!r} cannot be read: {error}") from error
+    return parse_words(words, desk, asker)
+
+
+def parse_words(words: Sequence[str], desk: Desk, asker: Asker) -> Parsed:
+    """As `parse`, of a line that is words already."""
     if not words:
         raise BadCommand("there is nothing to do in an empty line; help shows what there is")
-    if words[:1] == ["help"]:
-        return Parsed(text=line, run=partial(help_text, agents), at_any_time=True)
+    text = shlex.join(words)
+    if words[0] == "help":
+        return Parsed(
+            text=text, run=lambda: Outcome(text=help_text(desk.agents)), at_any_time=True, changes=False
+        )
     for command in COMMANDS:
         length = len(command.words)
         if tuple(words[:length]) == command.words:
-            own = partial(command.run, monitor, words[length:])
-            return Parsed(text=line, run=own, at_any_time=command.at_any_time)
-    return _parse_agents(line, words, agents)
+            own = partial(command.run, desk, asker, words[length:])
+            return Parsed(text=text, run=own, at_any_time=command.at_any_time, changes=command.changes)
+    return _parse_agents(text, words, desk.agents)
 
 
-def _parse_agents(line: str, words: list[str], agents: ConsoleCommands) -> Parsed:
+def _parse_agents(text: str, words: Sequence[str], agents: ConsoleCommands) -> Parsed:
     name, *arguments = words
     candidates = agents.of(name)
     for candidate in candidates:
         if candidate.matches(arguments):
-            return Parsed(text=line, run=partial(candidate.action, *arguments), at_any_time=False)
+            return Parsed(
+                text=text, run=partial(candidate.action, *arguments), at_any_time=False, changes=True
+            )
     if candidates:
         raise BadCommand("usage: " + ", or: ".join(each.usage for each in candidates))
     own = [" ".join(command.words) for command in COMMANDS]
@@ -175,15 +168,45 @@ def _parse_agents(line: str, words: list[str], agents: ConsoleCommands) -> Parse
     raise BadCommand(f"there is no command {name!r}{nearest(name, known)}")
 
 
-def run(parsed: Parsed) -> Deferred[Any]:
-    """Do it. Fires with what is to be shown, or fails."""
-    return maybeDeferred(parsed.run)
+def run(parsed: Parsed, desk: Desk, asker: Asker) -> Deferred[Outcome]:
+    """Do it. Fires with what came of it, or fails; either way a deed is told as an `OperatorAction`."""
+    done = maybeDeferred(parsed.run).addCallback(_as_outcome)
+    if parsed.changes:
+        done.addBoth(audited, desk, asker, parsed.text)
+    return done
+
+
+def audited(result: Any, desk: Desk, asker: Asker, action: str) -> Any:
+    """Tell what a deed came to; answers the result again."""
+    ok = not isinstance(result, Failure)
+    if ok:
+        text = result.text if isinstance(result, Outcome) else str(result)
+    else:
+        text = result.getErrorMessage()
+    first = text.partition("\n")[0][:_LONGEST_OUTCOME]
+    desk.publish(
+        OperatorAction(who=asker.who, surface=asker.surface, action=action, ok=ok, outcome=first or "done")
+    )
+    return result
+
+
+def _as_outcome(result: Any) -> Outcome:
+    """What an agent's own command answers may be anything."""
+    if isinstance(result, Outcome):
+        return result
+    return Outcome(text="done" if result is None else str(result))
 
 
 def help_text(agents: ConsoleCommands) -> str:
     """All commands, a line each."""
+    rows = usages(agents)
+    width = max(len(usage) for usage, _ in rows)
+    return "\n".join(f"{usage:<{width}}  {text}" for usage, text in rows)
+
+
+def usages(agents: ConsoleCommands) -> list[tuple[str, str]]:
+    """How each command is typed, and what it does."""
     rows = [(command.usage, command.help) for command in COMMANDS]
     rows += [("help", "this")]
     rows += [(command.usage, command.help or "a command of the agent's") for command in agents]
-    width = max(len(usage) for usage, _ in rows)
-    return "\n".join(f"{usage:<{width}}  {text}" for usage, text in rows)
+    return rows

@@ -1,10 +1,19 @@
-"""The state of a session in words, as `status` shows it."""
+"""The state of a session as `status` shows it: in words for people, and as JSON for programs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import Any
 
-from serverworker.values.state import Phase, SessionState, Worker
+import attrs
+
+from serverworker.monitor.figures import WorkerFigures
+from serverworker.surfaces.desk import Desk
+from serverworker.values.state import Life, Phase, SessionState, Worker
+
+SCHEMA = 1
+"""Of `status_json`: a change that a script would misread raises it."""
 
 
 def describe(state: SessionState, ports: Sequence[str], polling_seconds: float, now: float) -> str:
@@ -65,3 +74,58 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // part} {smaller}"
     return f"{whole} s"
+
+
+# --- for programs -----------------------------------------------------------------------------
+
+
+def status_json(desk: Desk) -> dict[str, Any]:
+    """The session now, in the shape that ``docs/reference/status.rst`` has; durations in seconds, sizes in bytes."""
+    monitor, state, now = desk.monitor, desk.monitor.state, desk.monitor.seconds()
+    figures = {each.worker: each for each in monitor.figures()}
+    own = monitor.own_figures()
+    restart, replacing, ending = state.restart, state.replacing, state.ending
+    return {
+        "schema": SCHEMA,
+        "session": desk.session,
+        "pid": os.getpid(),
+        "state_directory": str(desk.state_directory),
+        "sequence": desk.history.sequence,
+        "phase": state.phase.value,
+        "generation": state.generation,
+        "ports": list(monitor.ports),
+        "polling_interval_seconds": monitor.settings.polling.interval_seconds,
+        "count": state.policy.count,
+        "standby": state.policy.standby,
+        "serving": len(state.in_life(Life.SERVING)),
+        "deaths_in_a_row": state.deaths_in_a_row,
+        "next_start_in_seconds": max(state.respawn_at - now, 0.0),
+        "restart": restart
+        and {
+            "generation": restart.generation,
+            "mode": restart.mode,
+            "asked_by": restart.asked_by,
+            "seconds": now - restart.started_at,
+        },
+        "replacing": replacing and {"total": replacing.total, "replaced": replacing.total - replacing.left},
+        "ending": ending and {"reason": ending.reason, "graceful": ending.graceful, "status": ending.status},
+        "monitor": attrs.asdict(own),
+        "workers": [_worker_json(worker, figures.get(worker.id), now) for worker in state.workers],
+    }
+
+
+def _worker_json(worker: Worker, figures: WorkerFigures | None, now: float) -> dict[str, Any]:
+    return {
+        "id": worker.id,
+        "pid": worker.pid,
+        "generation": worker.generation,
+        "version": worker.version,
+        "life": worker.life.value,
+        "life_seconds": now - worker.since,
+        "uptime_seconds": now - worker.spawned_at,
+        "application": worker.application,
+        "heartbeat_failures": worker.failures,
+        "leaving": worker.leaving,
+        "cause": worker.cause.text if worker.cause is not None else "",
+        "figures": figures and attrs.asdict(figures),
+    }

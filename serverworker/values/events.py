@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, get_args
 
 from attrs import frozen
 
@@ -362,6 +362,9 @@ Event = (
     | SessionEnding
     | SessionEnded
 )
+
+
+EVENT_NAMES = tuple(sorted(kind.__name__ for kind in get_args(Event)))
 
 
 @frozen(kw_only=True)

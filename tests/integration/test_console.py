@@ -184,7 +184,7 @@ class DeedTests(ConsoleTestCase):
         self.terminal.type("exit clean")
         self.assertTrue(all_of(connection).endswith(b'"finished"'))
         self.assertEqual(session.exit_status(), 0)
-        self.assertEqual(session.wait_for("SessionEnded")["reason"], "the operator asked for it")
+        self.assertEqual(session.wait_for("SessionEnded")["reason"], "the console asked for it")
 
     def test_exit_force(self) -> None:
         """`exit force` ends it at once, also after an `exit clean` that waits."""

@@ -20,7 +20,7 @@ from serverworker.surfaces.console import Console
 from serverworker.testing import FakeReactor
 from serverworker.values.errors import ServerWorkerError
 from tests.unit.accept_case import open_descriptors
-from tests.unit.test_operator_commands import RecordingMonitor
+from tests.unit.test_operator_commands import RecordingMonitor, desk_of
 
 
 class ConsoleTestCase(SynchronousTestCase):
@@ -31,8 +31,7 @@ class ConsoleTestCase(SynchronousTestCase):
         self.shown: list[str] = []
         self.console = Console(
             reactor=cast(Any, self.reactor),
-            monitor=cast(Any, self.monitor),
-            agents=self.agents,
+            desk=desk_of(self.monitor, self.agents),
             write=self.shown.append,
         )
 
@@ -113,7 +112,7 @@ class BusyTests(ConsoleTestCase):
         self.assertTrue(self.type("status")[0].startswith("generation 1"))
         self.assertTrue(self.type("help")[0].startswith("status"))
         self.type("exit force")
-        self.assertEqual(self.monitor.asked, [("exit", "the operator asked for it", False)])
+        self.assertEqual(self.monitor.asked, [("exit", "the console asked for it", False)])
         self.assertEqual(self.type("restart clean"), ["busy with 'index': wait for its end\n"])
 
     def test_end(self) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor.console_commands import ConsoleCommands
+from serverworker.monitor.figures import MonitorFigures, monitor_figures
+from serverworker.monitor.history import History
 from serverworker.monitor.session import OWN_COMMANDS
+from serverworker.surfaces.desk import Asker, Desk
 from serverworker.surfaces.operator_commands import COMMANDS, help_text, parse, run
-from serverworker.values.errors import BadCommand, ConfigurationError
+from serverworker.values.errors import BadCommand, ConfigurationError, PeerLost
+from serverworker.values.events import Event, OperatorAction, OutputLine, Told
 from serverworker.values.settings import Settings
 from serverworker.values.state import Policy, SessionState
+
+ASKER = Asker(who="the console", surface="console")
 
 
 class RecordingMonitor:
@@ -24,9 +31,16 @@ class RecordingMonitor:
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.answers: dict[int, Any] = {1: ["one"], 2: PeerLost("worker 2 ended")}
 
     def seconds(self) -> float:
         return 1000.0
+
+    def figures(self) -> tuple[()]:
+        return ()
+
+    def own_figures(self) -> MonitorFigures:
+        return monitor_figures()
 
     def restart(self, mode: str, asked_by: str) -> Deferred[str]:
         self.asked.append(("restart", mode, asked_by))
@@ -48,11 +62,36 @@ class RecordingMonitor:
     def set_workers(self, count: int) -> None:
         self.asked.append(("workers", count))
 
+    def emit(self, name: str, args: Any, timeout: float | None, worker: int | None = None) -> Deferred[Any]:
+        self.asked.append(("emit", name, args, worker))
+        if worker == 9:
+            return fail(PeerLost("there is no worker 9"))
+        return succeed([args] if worker is not None else dict(self.answers))
+
+    def dispatch(self, name: str, args: Any, timeout: float | None) -> Deferred[Any]:
+        self.asked.append(("dispatch", name, args))
+        return succeed([args, None])
+
+
+def desk_of(monitor: Any, agents: ConsoleCommands, told: list[Event] | None = None) -> Desk:
+    """The desk of a session that does nothing but note what is asked of it; `told` gets what is published."""
+    return Desk(
+        monitor=monitor,
+        agents=agents,
+        history=History(),
+        publish=(told if told is not None else []).append,
+        state_directory=Path("/nonexistent"),
+        session="s",
+        in_thread=maybeDeferred,
+    )
+
 
 class CommandTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.monitor: Any = RecordingMonitor()
         self.agents = ConsoleCommands(OWN_COMMANDS)
+        self.told: list[Event] = []
+        self.desk = desk_of(self.monitor, self.agents, self.told)
         self.typed: list[tuple[str, ...]] = []
         self.agents.add("backup", ["full|quick"], self.backup, "zip the pages")
         self.agents.add("backup", ["mail", ".+@.+"], self.backup)
@@ -64,15 +103,15 @@ class CommandTestCase(SynchronousTestCase):
 
     def do(self, line: str) -> Any:
         """What the line shows."""
-        return self.successResultOf(run(parse(line, self.monitor, self.agents)))
+        return self.successResultOf(run(parse(line, self.desk, ASKER), self.desk, ASKER)).text
 
     def bad(self, line: str) -> str:
         """What is said of a line that is none, wherever that is found out."""
         try:
-            parsed = parse(line, self.monitor, self.agents)
+            parsed = parse(line, self.desk, ASKER)
         except BadCommand as error:
             return str(error)
-        return str(self.failureResultOf(run(parsed), BadCommand).value)
+        return str(self.failureResultOf(run(parsed, self.desk, ASKER), BadCommand).value)
 
 
 class OwnCommandTests(CommandTestCase):
@@ -87,8 +126,8 @@ class OwnCommandTests(CommandTestCase):
         """Each line asks the monitor for one thing."""
         self.asks("restart clean", "restart", "clean", "the console")
         self.asks("restart force", "restart", "force", "the console")
-        self.asks("exit clean", "exit", "the operator asked for it", True)
-        self.asks("exit force", "exit", "the operator asked for it", False)
+        self.asks("exit clean", "exit", "the console asked for it", True)
+        self.asks("exit force", "exit", "the console asked for it", False)
         self.asks("set port server 8081", "port", "server", "8081", False, "the console")
         self.asks(
             "set port server tcp:81:interface=::1 now",
@@ -115,13 +154,13 @@ class OwnCommandTests(CommandTestCase):
     def test_at_any_time(self) -> None:
         """While another command runs one may look, and end the session; nothing else."""
         allowed = [command.words for command in COMMANDS if command.at_any_time]
-        self.assertEqual(allowed, [("status",), ("exit",)])
-        self.assertTrue(parse("help", self.monitor, self.agents).at_any_time)
-        self.assertFalse(parse("pull", self.monitor, self.agents).at_any_time)
+        self.assertEqual(allowed, [("status",), ("exit",), ("events",), ("crashes",), ("logs",)])
+        self.assertTrue(parse("help", self.desk, ASKER).at_any_time)
+        self.assertFalse(parse("pull", self.desk, ASKER).at_any_time)
 
     def test_refused_by_the_monitor(self) -> None:
         """What the monitor refuses fails with the monitor's own words."""
-        failure = self.failureResultOf(run(parse("set polling 0", self.monitor, self.agents)))
+        failure = self.failureResultOf(run(parse("set polling 0", self.desk, ASKER), self.desk, ASKER))
         self.assertIsInstance(failure.value, ConfigurationError)
 
     def test_own_names_are_reserved(self) -> None:
@@ -139,8 +178,8 @@ class BadLineTests(CommandTestCase):
         self.assertEqual(self.bad("halp"), "there is no command 'halp'; did you mean 'help'?")
         self.assertEqual(
             self.bad("xyzzy"),
-            "there is no command 'xyzzy'; allowed: backup, exit, help, pull, restart, set polling, set port, "
-            "set workers, status",
+            "there is no command 'xyzzy'; allowed: backup, crashes, emit, events, exit, help, logs, pull, restart, "
+            "set polling, set port, set workers, status",
         )
 
     def test_case(self) -> None:
@@ -229,7 +268,108 @@ class AgentCommandTests(CommandTestCase):
             raise OSError("no network")
 
         self.agents.add("push", [], broken)
-        self.failureResultOf(run(parse("push", self.monitor, self.agents)), OSError)
+        self.failureResultOf(run(parse("push", self.desk, ASKER), self.desk, ASKER), OSError)
+
+
+class EmitTests(CommandTestCase):
+    """``emit``."""
+
+    def data(self, line: str) -> Any:
+        return self.successResultOf(run(parse(line, self.desk, ASKER), self.desk, ASKER)).data
+
+    def test_workers(self) -> None:
+        """Without more it goes to all that serve, and tells what each answered, failures among them."""
+        self.assertEqual(self.do("emit forget"), 'worker 1: ["one"]\nworker 2: failed: worker 2 ended')
+        self.assertEqual(self.monitor.asked, [("emit", "forget", None, None)])
+        data = self.data("""emit forget '{"page": 3}'""")
+        self.assertEqual(self.monitor.asked[-1], ("emit", "forget", {"page": 3}, None))
+        self.assertEqual(data["worker 1"], {"results": ["one"]})
+        self.assertEqual(data["worker 2"]["error"]["message"], "worker 2 ended")
+
+    def test_one(self) -> None:
+        """To one worker, or to the monitor's own handlers."""
+        self.assertEqual(self.do("emit forget 3 to 7"), "worker 7: [3]")
+        self.assertEqual(self.do("emit backup true to monitor"), "monitor: [true, null]")
+        self.assertEqual(self.monitor.asked, [("emit", "forget", 3, 7), ("dispatch", "backup", True)])
+
+    def test_nobody(self) -> None:
+        """Where nobody answers, or nobody is there, it has failed."""
+        for line, text in (("emit forget to 9", "no worker 9"), ("emit forget", "no worker serves now")):
+            self.monitor.answers.clear()
+            failure = self.failureResultOf(run(parse(line, self.desk, ASKER), self.desk, ASKER))
+            self.assertIn(text, failure.getErrorMessage())
+
+    def test_bad(self) -> None:
+        """What is no JSON, or no target, is told so."""
+        self.assertIn("'{page' is no JSON (", self.bad("emit forget {page"))
+        self.assertIn("not to 'all'", self.bad("emit forget 1 to all"))
+        self.assertIn("usage: emit NAME", self.bad("emit"))
+
+
+class AuditTests(CommandTestCase):
+    """What is told of a deed."""
+
+    def test_deeds(self) -> None:
+        """Whoever has something done, or fails to, is told of with what came of it; whoever looks is not."""
+        self.do("restart clean")
+        self.failureResultOf(run(parse("set polling 0", self.desk, ASKER), self.desk, ASKER))
+        self.do("backup full")
+        self.do("status")
+        self.do("logs")
+        self.do("help")
+        self.assertEqual(
+            [
+                (each.action, each.ok, each.outcome, each.who)
+                for each in self.told
+                if isinstance(each, OperatorAction)
+            ],
+            [
+                ("restart clean", True, "generation 2 serves", "the console"),
+                ("set polling 0", False, "polling.interval_seconds: must be more", "the console"),
+                ("backup full", True, "done", "the console"),
+            ],
+        )
+        self.assertEqual(len(self.told), 3)
+
+
+class LookingTests(CommandTestCase):
+    """``logs`` and ``crashes``; ``events`` is the journal's."""
+
+    def print(self, *texts: str) -> None:
+        for text in texts:
+            line = OutputLine(source="worker 3", stream="stdout", text=text)
+            self.desk.history(Told(sequence=self.desk.history.sequence + 1, at=0.0, event=line))
+
+    def test_logs(self) -> None:
+        """The last lines, of one worker or of all."""
+        self.assertEqual(self.do("logs"), "nothing has been printed")
+        self.print("one", "two", "three")
+        self.assertEqual(
+            self.do("logs --last 2"),
+            "1970-01-01 00:00:00.000Z [worker 3] two\n1970-01-01 00:00:00.000Z [worker 3] three",
+        )
+        self.assertEqual(self.do("logs --worker 4"), "nothing has been printed")
+        self.assertIn("three", self.do("logs --worker 3"))
+
+    def test_bad_logs(self) -> None:
+        """What is allowed is told."""
+        self.assertEqual(
+            self.bad("logs --wroker 3"), "logs: option --wroker not recognized; allowed: --worker, --last"
+        )
+        self.assertIn("1 to 10000, not '0'", self.bad("logs --last 0"))
+        self.assertIn("id of a worker, not 'x'", self.bad("logs --worker x"))
+        self.assertIn("not 'all'", self.bad("logs all"))
+
+    def test_no_crash(self) -> None:
+        """Where nobody has died there is nothing to show."""
+        self.assertEqual(self.do("crashes"), "no worker has died unasked")
+        self.assertEqual(self.bad("crashes last"), "there is no crash report: no worker has died unasked")
+        self.assertIn("usage: crashes", self.bad("crashes a b"))
+
+    def test_bad_events(self) -> None:
+        """A kind that there is not, and a time that is none."""
+        self.assertIn("did you mean 'WorkerDied'?", self.bad("events --kind WorkerDead"))
+        self.assertIn("'yesterday' is no time", self.bad("events --since yesterday"))
 
 
 class HelpTests(CommandTestCase):
@@ -242,6 +382,7 @@ class HelpTests(CommandTestCase):
         self.assertEqual(self.do("help restart"), text)
         lines = text.split("\n")
         self.assertEqual(len(lines), len(COMMANDS) + 1 + 3)
-        self.assertIn("set port NAME ADDRESS [now]  give a port another address", text)
-        self.assertIn("backup full|quick            zip the pages", lines)
-        self.assertIn("pull                         a command of the agent's", lines)
+        width = max(len(command.usage) for command in COMMANDS) + 2
+        self.assertIn(f"{'set port NAME ADDRESS [now]':<{width}}give a port another address", text)
+        self.assertIn(f"{'backup full|quick':<{width}}zip the pages", lines)
+        self.assertIn(f"{'pull':<{width}}a command of the agent's", lines)
