@@ -201,6 +201,22 @@ def _login_failed(event: events.LoginFailed) -> Row:
     )
 
 
+def _notification_delivered(event: events.NotificationDelivered) -> Row:
+    attempt = "" if event.attempt == 1 else f", at attempt {event.attempt}"
+    return "info", f"told by {event.sink}, to {event.to}{attempt}: {event.subject}"
+
+
+def _notification_failed(event: events.NotificationFailed) -> Row:
+    return "warn", (
+        f"{event.sink} to {event.to} failed at attempt {event.attempt}: {event.text}; {event.next_step}; "
+        f"the message is {event.subject!r}"
+    )
+
+
+def _notifications_dropped(event: events.NotificationsDropped) -> Row:
+    return "warn", f"{_count(event.count, 'notification')} held back or lost: {event.text}; {event.next_step}"
+
+
 def _fault(event: events.Fault) -> Row:
     return "error", f"{event.where} failed: {event.error}; {event.next_step}"
 
@@ -248,6 +264,9 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.CommandFinished: _command_finished,
     events.OperatorAction: _operator_action,
     events.LoginFailed: _login_failed,
+    events.NotificationDelivered: _notification_delivered,
+    events.NotificationFailed: _notification_failed,
+    events.NotificationsDropped: _notifications_dropped,
     events.Fault: _fault,
     events.SessionEnding: _session_ending,
     events.SessionEnded: _session_ended,

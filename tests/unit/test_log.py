@@ -222,6 +222,42 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "somebody at 192.0.2.7 did not get into the dashboard: a wrong key (2 times in a row)",
     ),
     (
+        events.NotificationDelivered(
+            sink="mail", to="ops@example.org by smtp:587", subject="worker 1 died", message_id="x", attempt=1
+        ),
+        "monitor",
+        LogLevel.info,
+        "told by mail, to ops@example.org by smtp:587: worker 1 died",
+    ),
+    (
+        events.NotificationDelivered(
+            sink="webhook", to="chat.example.org", subject="worker 1 died", message_id="x", attempt=3
+        ),
+        "monitor",
+        LogLevel.info,
+        "told by webhook, to chat.example.org, at attempt 3: worker 1 died",
+    ),
+    (
+        events.NotificationFailed(
+            sink="webhook",
+            to="chat.example.org",
+            subject="worker 1 died",
+            attempt=2,
+            text="it answered 500",
+            next_step="it is tried again in 2 s",
+        ),
+        "monitor",
+        LogLevel.warn,
+        "webhook to chat.example.org failed at attempt 2: it answered 500; it is tried again in 2 s; "
+        "the message is 'worker 1 died'",
+    ),
+    (
+        events.NotificationsDropped(count=1, text="20 an hour are enough", next_step="they are summed up"),
+        "monitor",
+        LogLevel.warn,
+        "1 notification held back or lost: 20 an hour are enough; they are summed up",
+    ),
+    (
         events.Fault(where="the hook on_crash_detected", error=ERROR),
         "monitor",
         LogLevel.error,
