@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, DeferredList, fail
 
 from serverworker.monitor.console_commands import ConsoleAction
+from serverworker.monitor.figures import MonitorFigures, WorkerFigures, monitor_figures
+from serverworker.processes.awaiting import within
 from serverworker.processes.exit_handlers import ExitHandler
 from serverworker.processes.shell import ShellResult
 from serverworker.values import events
@@ -17,6 +19,7 @@ from serverworker.values.events import Event, Told
 from serverworker.values.exit_status import check_exit_status
 from serverworker.values.settings import Settings
 from serverworker.values.state import Life, SessionState
+from serverworker.wire.emits import results_of
 
 if TYPE_CHECKING:
     from serverworker.monitor.session import Session
@@ -48,6 +51,17 @@ class Monitor:
     def seconds(self) -> float:
         """The monotonic time that `state` is told in."""
         return float(self._session.reactor.seconds())
+
+    def figures(self) -> tuple[WorkerFigures, ...]:
+        """What each worker is at and takes of the machine, now, by id; looked up when asked for.
+
+        It costs a few reads of /proc for each worker, so ask every second and not for every request.
+        """
+        return self._session.figures()
+
+    def own_figures(self) -> MonitorFigures:
+        """What the monitor itself takes of the machine, now."""
+        return monitor_figures()
 
     # --- IPC ------------------------------------------------------------------------------------
 
@@ -91,6 +105,15 @@ class Monitor:
             ids = [str(each.id) for each in self.state.workers]
             return fail(PeerLost(f"there is no worker {worker}{nearest(str(worker), ids)}"))
         return process.link.emit(name, args, seconds)
+
+    def dispatch(self, name: str, args: Any = None, timeout: float | None = None) -> Deferred[list[Any]]:
+        """Run the monitor's own handlers of that name, as a worker's emit would; answers the list of their results.
+
+        Fails with `UnhandledMessage`, `RemoteError` (one of them failed; all have run), or TimeoutError.
+        """
+        seconds = self.settings.ipc.timeout_seconds if timeout is None else timeout
+        outcomes = self._session.handlers.dispatch(name, args).addCallback(results_of)
+        return within(self._session.reactor, seconds, f"emit {name!r}", outcomes)
 
     # --- hooks ----------------------------------------------------------------------------------
 

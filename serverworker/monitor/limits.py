@@ -51,7 +51,7 @@ class ServingWorker:
 
     def requests(self) -> int:
         """How many it has finished, heartbeats included."""
-        return self.process.requests_finished()
+        return self.process.counters().requests_finished
 
     def memory_mib(self) -> float | None:
         """Its resident memory."""

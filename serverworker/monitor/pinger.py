@@ -30,6 +30,7 @@ class Pinged(Protocol):
 class _Ping:
     since: float
     """When the worker was last known to turn: by its answer before this one, or by being there."""
+    asked_at: float
     answered_at: float | None = None
 
 
@@ -56,6 +57,7 @@ class Pinger:
         self._workers = workers
         self._hung = hung
         self._pings: dict[int, _Ping] = {}
+        self._answers: dict[int, float] = {}
         self._jitter = _JITTER * settings.interval_seconds
         self._last_turn = 0.0
         self._loop = LoopingCall(self._safe_turn)
@@ -70,6 +72,19 @@ class Pinger:
         """Ping no more."""
         if self._loop.running:
             self._loop.stop()
+
+    def seconds(self, worker: int) -> float | None:
+        """How late a worker's reactor is: what its last answer took, or as long as it owes one if that is longer.
+
+        None before its first answer, unless that is overdue, and for who is not asked.
+        """
+        last, ping = self._answers.get(worker), self._pings.get(worker)
+        if ping is None or ping.answered_at is not None:
+            return last
+        waited = self._clock.seconds() - ping.asked_at
+        if last is None:
+            return waited if waited > self._settings.interval_seconds else None
+        return max(last, waited)
 
     def _safe_turn(self) -> None:
         # An exception would end the loop for good, and with it the watch over every worker.
@@ -89,6 +104,8 @@ class Pinger:
             self._look_at(worker, now, late)
         for gone in self._pings.keys() - seen:
             del self._pings[gone]
+        for gone in self._answers.keys() - seen:
+            del self._answers[gone]
 
     def _look_at(self, worker: Pinged, now: float, late: float) -> None:
         ping = self._pings.get(worker.id)
@@ -108,10 +125,14 @@ class Pinger:
             self._hung(worker.id, waited)
 
     def _ask(self, worker: Pinged, since: float) -> None:
-        ping = self._pings[worker.id] = _Ping(since=since)
+        ping = self._pings[worker.id] = _Ping(since=since, asked_at=self._clock.seconds())
 
         def answered(_: object) -> None:
             ping.answered_at = self._clock.seconds()
+            self._answers[worker.id] = ping.answered_at - ping.asked_at
+
+        def broken(_: object) -> None:
+            ping.answered_at = self._clock.seconds()
 
         # A link that breaks is somebody else's news: it is no hang.
-        worker.ping().addBoth(answered)
+        worker.ping().addCallbacks(answered, broken)

@@ -16,6 +16,7 @@ from serverworker.decisions import inputs
 from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine
+from serverworker.monitor.figures import WorkerFigures, worker_figures
 from serverworker.monitor.handle import Monitor
 from serverworker.monitor.left_behind import LeftBehind
 from serverworker.monitor.ports import Ports
@@ -39,7 +40,7 @@ from serverworker.values.state import Phase
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
-OWN_COMMANDS = ("status", "restart", "exit", "set", "help")
+OWN_COMMANDS = ("status", "restart", "exit", "set", "emit", "events", "crashes", "logs", "help")
 """The console's own commands; an agent's may not have these names."""
 
 _AGENT_SECONDS = 10.0
@@ -123,6 +124,15 @@ class Session:
         """Each as ``name=address``: as it is bound, or as it is configured where the application binds."""
         return self._ports.described() or tuple(
             f"{each.name}={each.describe()}" for each in self.settings.ports
+        )
+
+    def figures(self) -> tuple[WorkerFigures, ...]:
+        """See `Monitor.figures`."""
+        processes = (self.engine.process(worker.id) for worker in self.engine.state.workers)
+        return tuple(
+            worker_figures(each, self._watches.ping_seconds(each.id))
+            for each in processes
+            if each is not None
         )
 
     # --- the beginning --------------------------------------------------------------------------

@@ -37,6 +37,10 @@ class Watches:
         self._pinger.stop()
         self._limits.stop()
 
+    def ping_seconds(self, worker: int) -> float | None:
+        """How late a worker's reactor is; see `Pinger.seconds`."""
+        return self._pinger.seconds(worker)
+
     def _serving(self) -> Iterator[Measured]:
         for worker in self._engine.state.in_life(Life.SERVING):
             process = self._engine.process(worker.id)

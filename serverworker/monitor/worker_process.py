@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from serverworker.decisions import inputs
 from serverworker.monitor.stack_dump import StackDump
+from serverworker.processes.board import NO_COUNTERS, BoardCounters
 from serverworker.processes.output import LineSplitter, RecentLines, read_available
 from serverworker.processes.spawn import Ends, Recipe, Spawner
 from serverworker.values.errors import EmitError, ErrorRecord
@@ -170,9 +171,13 @@ class WorkerProcess(CommandLocator):
         # A grandchild may hold them for its whole life: we do not wait for it.
         self._ends.transport.loseConnection()
 
-    def requests_finished(self) -> int:
-        """How many it has finished."""
-        return 0 if self._ends is None else self._ends.board.counters().requests_finished
+    def counters(self) -> BoardCounters:
+        """How many requests it has begun and finished, and its open connections; all zero before it is started."""
+        return NO_COUNTERS if self._ends is None else self._ends.board.counters()
+
+    def last_beat(self) -> Beat | None:
+        """Its last heartbeat."""
+        return self._beats[-1] if self._beats else None
 
     def requests(self) -> tuple[RequestInFlight, ...]:
         """What it is at now."""

@@ -49,6 +49,10 @@ class BoardCounters:
     """Requests in flight that `RequestBoard.in_flight` does not name: "and 12 more"."""
 
 
+NO_COUNTERS = BoardCounters(requests_started=0, requests_finished=0, open_connections=0, overflow=0)
+"""Those of a worker that has not begun."""
+
+
 class RequestBoard:
     """What one worker is at: written by the worker's reactor thread alone, read by the monitor.
 

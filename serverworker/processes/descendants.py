@@ -248,6 +248,21 @@ def rss_bytes(pid: int, proc: str = PROC) -> int | None:
         return None
 
 
+def cpu_seconds(pid: int, proc: str = PROC) -> float | None:
+    """The processor time of a process in seconds; None where there is none. Raises OSError as `read_process`.
+
+    Of all its threads, in the kernel and outside of it; not of its children.
+    """
+    text = _read(f"{proc}/{pid}/stat")
+    if text is None:
+        return None
+    fields = text[text.rfind(b")") + 1 :].split()
+    try:
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (ValueError, IndexError):
+        return None
+
+
 def is_stopped(pid: int, proc: str = PROC) -> bool:
     """Whether a process is there and stopped by a signal or a debugger. Raises OSError as `read_process`."""
     entry = read_process(pid, proc)

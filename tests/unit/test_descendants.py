@@ -138,6 +138,14 @@ class LookTests(TestCase):
         (self.proc.root / "10" / "statm").write_text("")
         self.assertIsNone(descendants.rss_bytes(10, self.proc.path))
 
+    def test_cpu_seconds(self) -> None:
+        """The processor time in seconds, inside the kernel and outside; None where there is no process."""
+        self.proc.add(10, session=10, command=b"a (b) c")
+        self.assertEqual(descendants.cpu_seconds(10, self.proc.path), 3 / os.sysconf("SC_CLK_TCK"))
+        self.assertIsNone(descendants.cpu_seconds(99, self.proc.path))
+        (self.proc.root / "10" / "stat").write_text("10 (python) S 1")
+        self.assertIsNone(descendants.cpu_seconds(10, self.proc.path))
+
     def test_nobody(self) -> None:
         """A pid that nobody has is no process, and is not stopped."""
         self.assertIsNone(descendants.read_process(99, self.proc.path))

@@ -249,7 +249,7 @@ class DeathTests(EngineTestCase):
         self.reactor.pass_seconds(3)
         process = self.engine.process(1)
         assert process is not None
-        self.assertEqual((process.requests_finished(), len(process.requests())), (1, 1))
+        self.assertEqual((process.counters().requests_finished, len(process.requests())), (1, 1))
         self.end(1, by_signal=signal.SIGKILL)
         died = self.event(events.WorkerDied)
         self.assertEqual(died.requests, (RequestInFlight(method="POST", path="/hangs", age_seconds=3.0),))

@@ -117,6 +117,46 @@ class PingTests(PingerTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+class LatenessTests(PingerTestCase):
+    """How late a worker is."""
+
+    def test_answer(self) -> None:
+        """What the last answer took; nothing before the first, and of who is not asked."""
+        worker = self.worker(answers=False)
+        self.pinger.start()
+        self.turn(1.5)
+        self.assertIsNone(self.pinger.seconds(1))
+        worker.answer()
+        self.assertEqual(self.pinger.seconds(1), 0.5)
+        self.assertIsNone(self.pinger.seconds(2))
+
+    def test_no_answer(self) -> None:
+        """Who owes an answer is as late as it owes it, once that is longer than its last answer took."""
+        worker = self.worker(answers=False)
+        self.pinger.start()
+        self.turn(3)
+        self.assertEqual(self.pinger.seconds(1), 2.0)  # the first one, overdue
+        worker.answer()
+        self.turn(1.125)  # asked again a moment ago: no news yet
+        self.assertEqual(self.pinger.seconds(1), 2.0)
+        self.turn(5)
+        self.assertEqual(self.pinger.seconds(1), 5.125)
+
+    def test_gone(self) -> None:
+        """Who has gone is forgotten; a link that broke is no answer."""
+        worker = self.worker(answers=False)
+        self.pinger.start()
+        self.turn(1.5)
+        worker.waiting[0].errback(PeerLost("worker 1 has ended"))
+        self.assertIsNone(self.pinger.seconds(1))
+        worker.answers, worker.waiting = True, []
+        self.turn(1)
+        self.assertEqual(self.pinger.seconds(1), 0.0)
+        self.workers.clear()
+        self.turn(1)
+        self.assertIsNone(self.pinger.seconds(1))
+
+
 class HangTests(PingerTestCase):
     """Who hangs."""
 
