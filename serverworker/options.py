@@ -332,9 +332,16 @@ def _effective(settings: Settings) -> Iterator[tuple[str, str]]:
         elif not attrs.has(type(value)):
             yield name, _plainly(value)
         else:
-            for field, content in attrs.asdict(value).items():
-                secret = field == "environment"
-                yield f"{name}.{field}", _names(content) if secret else _plainly(content)
+            for field in attrs.fields(type(value)):
+                yield f"{name}.{field.name}", _told(field, getattr(value, field.name))
+
+
+def _told(field: attrs.Attribute[Any], content: Any) -> str:
+    if field.name == "environment":
+        return _names(content)
+    if field.repr is False and content is not None:  # what marks a secret
+        return "set, and not shown"
+    return _plainly(content)
 
 
 def _names(variables: Mapping[str, str]) -> str:

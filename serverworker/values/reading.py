@@ -30,6 +30,8 @@ _FOLDER_KEYS = frozenset(
         "control.client_authority",
         "dashboard.certificate",
         "dashboard.private_key",
+        "mail.password_file",
+        "webhook.secret_file",
     }
 )
 """Keys whose value is a path, which starts at the folder that it was written in."""

@@ -210,9 +210,9 @@ def path() -> Any:
     return _plain(None, "the name of a file or folder", is_file_name)
 
 
-def text(words: str) -> Any:
-    """A field for one line of printable text, unset by default."""
-    return _plain(None, words, lambda value: isinstance(value, str) and bool(value) and value.isprintable())
+def text(words: str, accepts: Callable[[str], bool] = str.isprintable) -> Any:
+    """A field for one line of text, printable unless `accepts` says otherwise; unset by default."""
+    return _plain(None, words, lambda value: isinstance(value, str) and bool(value) and accepts(value))
 
 
 def route() -> Any:

@@ -15,6 +15,12 @@ from attrs import field, frozen
 
 from serverworker.values import rules
 from serverworker.values.errors import Problem
+from serverworker.values.notify_settings import (
+    MailSettings,
+    NotifySettings,
+    WebhookSettings,
+    notify_problems,
+)
 from serverworker.values.ports import PortSettings, port_key
 from serverworker.values.rules import InvalidSettings, shown
 from serverworker.values.surfaces import ControlSettings, DashboardSettings, HealthSettings
@@ -27,6 +33,8 @@ __all__ = [
     "HealthSettings",
     "IpcSettings",
     "LimitsSettings",
+    "MailSettings",
+    "NotifySettings",
     "OutputSettings",
     "PollingSettings",
     "PortSettings",
@@ -34,11 +42,12 @@ __all__ = [
     "Settings",
     "StartupSettings",
     "WatchdogSettings",
+    "WebhookSettings",
     "WorkersSettings",
 ]
 
 
-_MONITORS_OWN = frozenset({"control", "dashboard", "health"})
+_MONITORS_OWN = frozenset({"control", "dashboard", "health", "mail", "notify", "webhook"})
 """Tables that no worker is told of."""
 
 
@@ -202,11 +211,14 @@ class Settings:
     control: ControlSettings = ControlSettings()  # noqa: RUF009 - frozen
     dashboard: DashboardSettings = DashboardSettings()  # noqa: RUF009 - frozen
     health: HealthSettings = HealthSettings()  # noqa: RUF009 - frozen
+    notify: NotifySettings = NotifySettings()  # noqa: RUF009 - frozen
+    mail: MailSettings = MailSettings()  # noqa: RUF009 - frozen
+    webhook: WebhookSettings = WebhookSettings()  # noqa: RUF009 - frozen
     state_directory: str | None = rules.path()
     """``--state-dir``; None: where design says (`$STATE_DIRECTORY`, `$XDG_STATE_HOME`)."""
 
     def __attrs_post_init__(self) -> None:
-        problems = list(_port_problems(self))
+        problems = [*_port_problems(self), *notify_problems(self.notify, self.mail)]
         if problems:
             raise InvalidSettings(problems)
 

@@ -75,6 +75,23 @@ private_key = "/etc/mysite/site.key"
 hosts = ["ops.example.org"]
 [health]
 endpoint = "tcp:9002"
+[notify]
+events = ["WorkerDied", "LoginFailed"]
+group_seconds = 60
+budget_per_hour = 5
+key_at_start = true
+[mail]
+recipients = ["ops@example.org"]
+sender = "serverworker@example.org"
+host = "smtp.example.org"
+port = 2525
+security = "tls"
+user = "serverworker"
+password_file = "mail.password"
+[webhook]
+url = "https://chat.example.org/hooks/x"
+secret_file = "hook.secret"
+timeout_seconds = 5
 """
 
 

@@ -300,6 +300,7 @@ class CheckTests(OptionsTestCase):
         Path("a.toml").write_text(
             '[ports]\nserver = 80\nsocket = 81\n[polling]\nroute = "/beat"\ninterval_seconds = 7\n'
             '[app]\nresource = "a:b"\nenvironment = {TOKEN = "hush", "A B" = ""}\n'
+            '[webhook]\nurl = "https://hush.example.org"\nsecret = "hush"\n'
         )
         status = self.exit_status("--check-config", "--config", "a.toml", "--port", "82", "--workers", "2")
         self.assertEqual((status, self.stderr.getvalue()), (0, ""))
@@ -350,6 +351,22 @@ configuration is fine
   dashboard.private_key = unset  (default)
   dashboard.hosts = none  (default)
   health.endpoint = unset  (default)
+  notify.events = 'WorkerDied', 'RestartFailed', 'Fault', 'SessionEnding'  (default)
+  notify.group_seconds = 300  (default)
+  notify.budget_per_hour = 20  (default)
+  notify.key_at_start = false  (default)
+  mail.recipients = none  (default)
+  mail.sender = unset  (default)
+  mail.host = unset  (default)
+  mail.port = unset  (default)
+  mail.security = 'starttls'  (default)
+  mail.user = unset  (default)
+  mail.password = unset  (default)
+  mail.password_file = unset  (default)
+  webhook.url = set, and not shown  (a.toml)
+  webhook.secret = set, and not shown  (a.toml)
+  webhook.secret_file = unset  (default)
+  webhook.timeout_seconds = 10  (default)
   state_directory = unset  (default)
 """,
         )
