@@ -102,6 +102,7 @@ class _Worker(FakeWorkerProcess):
             drain_hooks=self._drain_hooks,
             emit_seconds=settings.ipc.timeout_seconds,
             session_key=told["key"],
+            version=settings.app.version or "",
             role=ProcessRole(),
         )
         if self._session.application is not None:
@@ -109,7 +110,11 @@ class _Worker(FakeWorkerProcess):
         self._host.register(self.worker)
         if self._session.agent is not None:
             await self._session.agent().launch(worker=self.worker)
-        self.load(needs_activation=self._host.needs_activation, application=self._host.description)
+        self.load(
+            needs_activation=self._host.needs_activation,
+            application=self._host.description,
+            version=self.worker.version,
+        )
 
     def _loading_failed(self, failure: Failure) -> None:
         self.fail_to_load(record_of(failure)).addCallback(lambda _: self.end(1))

@@ -41,6 +41,7 @@ class Loaded:
     worker: int
     needs_activation: bool
     application: str
+    version: str = ""
 
 
 @frozen(kw_only=True)

@@ -97,10 +97,21 @@ def _loaded(turn: Turn, happened: inputs.Loaded) -> None:
     worker = _progress(turn, happened.worker, Happening.LOADED)
     if worker is None:
         return
-    turn.put(evolve(worker, needs_activation=happened.needs_activation, application=happened.application))
+    worker = turn.put(
+        evolve(
+            worker,
+            needs_activation=happened.needs_activation,
+            application=happened.application,
+            version=happened.version,
+        )
+    )
     turn.change(ever_loaded=True)
     seconds = turn.now - worker.spawned_at
-    turn.tell(events.WorkerLoaded(worker=worker.id, generation=worker.generation, seconds=seconds))
+    turn.tell(
+        events.WorkerLoaded(
+            worker=worker.id, generation=worker.generation, seconds=seconds, version=worker.version
+        )
+    )
 
 
 def _load_failed(turn: Turn, happened: inputs.LoadFailed) -> None:

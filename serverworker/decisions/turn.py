@@ -114,7 +114,10 @@ class Turn:
         self.order(Serve(worker=worker.id))
         self.tell(
             events.ServerRunning(
-                worker=worker.id, generation=worker.generation, is_first_time=not self.state.ever_served
+                worker=worker.id,
+                generation=worker.generation,
+                is_first_time=not self.state.ever_served,
+                version=worker.version,
             )
         )
         self.change(ever_served=True)

@@ -215,10 +215,12 @@ class WorkerProcess(CommandLocator):
         return self._owner.join_answer(self.id)
 
     @commands.Loaded.responder
-    def loaded(self, needs_activation: bool, application: str) -> dict[str, Any]:
+    def loaded(self, needs_activation: bool, application: str, version: str) -> dict[str, Any]:
         """The application is built."""
         self._owner.happened(
-            inputs.Loaded(worker=self.id, needs_activation=needs_activation, application=application)
+            inputs.Loaded(
+                worker=self.id, needs_activation=needs_activation, application=application, version=version
+            )
         )
         return {}
 

@@ -192,9 +192,11 @@ class FakeWorkerProcess(CommandLocator):
         words = {"version": commands.PROTOCOL_VERSION, "worker": self.id, "pid": self.pid}
         return self.link.ask(commands.Join, _ANSWER_SECONDS, **words)
 
-    def load(self, *, needs_activation: bool = True, application: str = "a fake") -> None:
+    def load(self, *, needs_activation: bool = True, application: str = "a fake", version: str = "") -> None:
         """Tell that the application is built."""
-        self.link.tell(commands.Loaded, needs_activation=needs_activation, application=application)
+        self.link.tell(
+            commands.Loaded, needs_activation=needs_activation, application=application, version=version
+        )
 
     def fail_to_load(self, error: ErrorRecord) -> Deferred[None]:
         """Tell that it cannot be; fires when the monitor has taken note."""

@@ -20,6 +20,8 @@ from serverworker.values.reasons import ExitReason
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
+_LONGEST_VERSION = 100
+
 
 class WorkerLink(Protocol):
     """What a ServerWorker needs of its link to the monitor."""
@@ -49,6 +51,7 @@ class ServerWorker:
         drain_hooks: ExitHandlers,
         emit_seconds: float = 60.0,
         session_key: str = "",
+        version: str = "",
         role: ProcessRole = THIS_PROCESS,
     ) -> None:
         """Raises `WrongProcess` in a monitor, and `AlreadyLaunched` where there is a worker already."""
@@ -66,6 +69,7 @@ class ServerWorker:
         self._drain_hooks = drain_hooks
         self._emit_seconds = emit_seconds
         self._session_key = session_key
+        self._version = version
         ServerWorker._current = self
 
     @classmethod
@@ -76,6 +80,23 @@ class ServerWorker:
                 "this process is no server worker: it was not started by `twistd serverworker`"
             )
         return cls._current
+
+    @property
+    def version(self) -> str:
+        """What surfaces call the code that is deployed: ``[app] version``, or what the application says here.
+
+        To be set in `initialize_server_worker`: it is told when the application is loaded. One line of at most 100
+        printable characters, such as ``2.4.1``; anything else raises `ValueError`.
+        """
+        return self._version
+
+    @version.setter
+    def version(self, version: str) -> None:
+        if not isinstance(version, str) or not version.isprintable() or len(version) > _LONGEST_VERSION:
+            raise ValueError(
+                f"a version is one line of at most {_LONGEST_VERSION} printable characters, not {version!r:.120}"
+            )
+        self._version = version
 
     # --- ports ----------------------------------------------------------------------------------
 

@@ -120,6 +120,7 @@ class WorkerSession(CommandLocator):
             drain_hooks=self._drain_hooks,
             emit_seconds=self._settings.ipc.timeout_seconds,
             session_key=answer["key"],
+            version=self._settings.app.version or "",
         )
         self._application = Application(self._settings.app, worker)
         try:
@@ -131,6 +132,7 @@ class WorkerSession(CommandLocator):
             commands.Loaded,
             needs_activation=self._application.needs_activation,
             application=self._application.description,
+            version=worker.version,
         )
 
     def _load_failed(self, error: BaseException) -> None:

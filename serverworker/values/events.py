@@ -109,6 +109,8 @@ class WorkerLoaded:
     generation: int
     seconds: float
     """Since it was spawned."""
+    version: str = ""
+    """What the application, or else ``[app] version``, calls the code; empty if neither does."""
 
 
 @frozen(kw_only=True)
@@ -128,6 +130,8 @@ class ServerRunning:
     generation: int
     is_first_time: bool
     """True for the first worker that serves in this session."""
+    version: str = ""
+    """As in `WorkerLoaded`."""
 
 
 @frozen(kw_only=True)

@@ -67,7 +67,8 @@ def _worker_spawned(event: events.WorkerSpawned) -> Row:
 
 
 def _worker_loaded(event: events.WorkerLoaded) -> Row:
-    return "info", f"worker {event.worker} has loaded the application, {_in(event.seconds)}"
+    version = f", version {event.version}" if event.version else ""
+    return "info", f"worker {event.worker} has loaded the application{version}, {_in(event.seconds)}"
 
 
 def _worker_ready(event: events.WorkerReady) -> Row:
@@ -76,7 +77,8 @@ def _worker_ready(event: events.WorkerReady) -> Row:
 
 def _server_running(event: events.ServerRunning) -> Row:
     first = "the server is running: " if event.is_first_time else ""
-    return "info", f"{first}worker {event.worker} (generation {event.generation}) accepts connections"
+    which = f"generation {event.generation}{f', version {event.version}' if event.version else ''}"
+    return "info", f"{first}worker {event.worker} ({which}) accepts connections"
 
 
 def _heartbeat(event: events.Heartbeat) -> Row:

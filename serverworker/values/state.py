@@ -44,6 +44,8 @@ class Worker:
     """Whether it has something to start (`work`, `startService`) before it can be ready."""
     application: str = ""
     """What it runs, in words."""
+    version: str = ""
+    """What the application, or else ``[app] version``, calls the code; empty until it is loaded, and if neither does."""
     activated: bool = False
     """Whether its application was told to start: something of it may run until the process is gone."""
     ready_at: float | None = None

@@ -110,6 +110,7 @@ class Loaded(_Asked):
     arguments = [
         (b"needs_activation", amp.Boolean()),
         (b"application", LargeText()),
+        (b"version", LargeText()),  # what the application calls itself; empty where nobody says
     ]
 
 

@@ -55,6 +55,12 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "worker 1 has loaded the application, after 0.31 s",
     ),
     (
+        events.WorkerLoaded(worker=1, generation=2, seconds=0.314, version="2.4.1"),
+        "monitor",
+        LogLevel.info,
+        "worker 1 has loaded the application, version 2.4.1, after 0.31 s",
+    ),
+    (
         events.WorkerReady(worker=1, generation=2, seconds=0.5),
         "monitor",
         LogLevel.info,
@@ -71,6 +77,12 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "monitor",
         LogLevel.info,
         "worker 1 (generation 2) accepts connections",
+    ),
+    (
+        events.ServerRunning(worker=1, generation=2, is_first_time=False, version="2.4.1"),
+        "monitor",
+        LogLevel.info,
+        "worker 1 (generation 2, version 2.4.1) accepts connections",
     ),
     (
         events.HeartbeatFailed(worker=1, failures=1, tolerance=2, text="no answer within 5 s"),

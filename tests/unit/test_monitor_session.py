@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker import Monitor, SessionAgent
+from serverworker import Monitor, ServerWorker, SessionAgent
 from serverworker.monitor import session as session_module
 from serverworker.monitor.session import Session
 from serverworker.processes.role import ProcessRole
@@ -24,7 +24,7 @@ from serverworker.values.errors import (
     ServerWorkerError,
 )
 from serverworker.values.ports import PortSettings
-from serverworker.values.settings import Settings, WorkersSettings
+from serverworker.values.settings import AppSettings, Settings, WorkersSettings
 
 RESULT = ShellResult(status=2, stdout="", stderr="", seconds=0.1)
 
@@ -66,6 +66,34 @@ class RoleTests(SessionTestCase):
             )
 
         self.assertRaises(AlreadyLaunched, make)
+
+
+class VersionTests(SessionTestCase):
+    """What surfaces call the code that is deployed."""
+
+    def versions(self) -> tuple[Any, ...]:
+        state = self.session.monitor.state.workers[0].version
+        return state, self.told(events.WorkerLoaded)[0].version, self.told(events.ServerRunning)[0].version
+
+    def test_said_by_the_application(self) -> None:
+        """The application says it when it is loaded: the state has it, and those who are told of workers."""
+
+        class Versioned(SessionAgent):
+            async def initialize_server_worker(self, worker: ServerWorker) -> None:
+                worker.version = "2.4.1"
+
+        settings = Settings(app=AppSettings(version="unknown"), workers=WorkersSettings(standby=0))
+        self.make(Versioned, settings=settings).start()
+        self.assertEqual(self.versions(), ("2.4.1", "2.4.1", "2.4.1"))
+
+    def test_configured(self) -> None:
+        """Where it says nothing it is what the configuration says; where nobody does it is empty."""
+        settings = Settings(app=AppSettings(version="2.4.0"), workers=WorkersSettings(standby=0))
+        self.make(settings=settings).start()
+        self.assertEqual(self.versions(), ("2.4.0", "2.4.0", "2.4.0"))
+        self.session.close()
+        self.make().start()
+        self.assertEqual(self.versions(), ("", "", ""))
 
 
 class AgentTests(SessionTestCase):

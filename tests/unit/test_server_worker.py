@@ -107,6 +107,27 @@ class IdentityTests(ServerWorkerTestCase):
         self.assertEqual(role.role, "monitor")
 
 
+class VersionTests(ServerWorkerTestCase):
+    """What the code that is deployed is called."""
+
+    def test_said(self) -> None:
+        """The application says it; until then it is what the configuration says, here nothing."""
+        worker = self.make()
+        self.assertEqual(worker.version, "")
+        worker.version = "2.4.1 (a1b2c3d)"
+        self.assertEqual(worker.version, "2.4.1 (a1b2c3d)")
+
+    def test_bad(self) -> None:
+        """It is one short line of text: whatever else is refused, and changes nothing."""
+        worker = self.make()
+        bad: Any
+        for bad in (None, 2.4, "2.4\n", "x" * 101):
+            with self.assertRaises(ValueError) as caught:
+                worker.version = bad
+            self.assertIn("one line of at most 100 printable characters, not ", str(caught.exception))
+        self.assertEqual(worker.version, "")
+
+
 class PortTests(ServerWorkerTestCase):
     """The session's ports."""
 

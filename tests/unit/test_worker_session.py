@@ -24,10 +24,20 @@ class StartTests(WorkerSessionTestCase):
         self.assertTrue(self.monitor.notes()[0].startswith("initializing process… ["))
         self.assertEqual(self.monitor.heard[1][1], {"version": 1, "worker": 3, "pid": 4711})
         loaded = self.monitor.heard[2][1]
-        self.assertEqual(loaded, {"needs_activation": False, "application": f"Resource {self.name}:root"})
+        self.assertEqual(
+            loaded,
+            {"needs_activation": False, "application": f"Resource {self.name}:root", "version": ""},
+        )
         self.assertEqual(self.heartbeats, [])
         self.assertEqual((self.worker().id, self.worker().generation), (3, 2))
         self.assertTrue(self.worker().authorizes("the key"))
+
+    def test_version(self) -> None:
+        """It tells what the application calls its code; else what the configuration does."""
+        app = AppSettings(resource=f"{self.name}:root", version="2.4.1")
+        self.monitor.settings = Settings(app=app)
+        self.start()
+        self.assertEqual(self.monitor.heard[2][1]["version"], "2.4.1")
 
     def test_activate(self) -> None:
         """Activated, it polls itself; its first success is told, and so is each beat (row W13)."""
