@@ -93,6 +93,23 @@ class SessionStarted:
 
 
 @frozen(kw_only=True)
+class PreviousSession:
+    """How the session that had this state directory before ended, as its journal tells. Told at the start."""
+
+    session: str
+    """As the journal calls it: when it began, and its monitor's process id."""
+    began: str
+    """ISO 8601; empty where the journal does not say."""
+    ended: str
+    """ISO 8601: when its last event was told."""
+    status: int | None
+    """Its exit status; None: it was killed, or the machine went down, without a farewell."""
+    reason: str
+    crashes: int
+    """How many workers died in it and nobody had asked for it, as far as the journal is kept."""
+
+
+@frozen(kw_only=True)
 class WorkerSpawned:
     """A worker process was started."""
 
@@ -361,6 +378,15 @@ class Fault:
 
 @frozen(kw_only=True)
 class SessionEnding:
+@frozen(kw_only=True)
+class JournalResumed:
+    """A journal is written again, after a disk that would not take it."""
+
+    path: str
+    missing: int
+    """How many events are not in it."""
+
+
     """The session was asked to end."""
 
     reason: str
@@ -390,6 +416,7 @@ Event = (
     | WorkerDraining
     | WorkerExited
     | WorkerDied
+    | PreviousSession
     | CrashReportWritten
     | RestartStarted
     | RestartProgress
@@ -415,6 +442,7 @@ EVENT_NAMES = tuple(sorted(kind.__name__ for kind in get_args(Event)))
 @frozen(kw_only=True)
 class Told:
     """An event as observers get it: numbered, and with the wall clock's time."""
+    | JournalResumed
 
     sequence: int
     """1 for the first event of a session; never skips."""

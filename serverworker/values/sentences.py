@@ -59,6 +59,19 @@ def _session_started(event: events.SessionStarted) -> Row:
     )
 
 
+def _previous_session(event: events.PreviousSession) -> Row:
+    died = f"{_count(event.crashes, 'worker')} died in it" if event.crashes else "no worker died in it"
+    if event.status is None:
+        return "warn", (
+            f"the session before this one ({event.session}) was killed without a farewell, or the machine went down; "
+            f"it was last heard of at {event.ended}; {died}"
+        )
+    return "info", (
+        f"the session before this one ({event.session}) ended at {event.ended} with exit status {event.status} "
+        f"({event.reason}); {died}"
+    )
+
+
 def _worker_spawned(event: events.WorkerSpawned) -> Row:
     return "info", (
         f"worker {event.worker} (pid {event.pid}, generation {event.generation}) is started "
@@ -227,6 +240,11 @@ def _session_ending(event: events.SessionEnding) -> Row:
     how = "its workers finish what they have" if event.graceful else "its workers are ended at once"
     level = "info" if event.status == 0 else "error"
     return level, f"the session ends ({event.reason}): {how}, then exit status {event.status}"
+def _journal_resumed(event: events.JournalResumed) -> Row:
+    missing = f"{_count(event.missing, 'event')} could not be kept" if event.missing else "nothing is missing"
+    return "warn" if event.missing else "info", f"{event.path} is written again; {missing}"
+
+
 
 
 def _session_ended(event: events.SessionEnded) -> Row:
@@ -253,6 +271,7 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.HeartbeatFailed: _heartbeat_failed,
     events.HeartbeatRecovered: _heartbeat_recovered,
     events.Lifecycle: _lifecycle,
+    events.PreviousSession: _previous_session,
     events.WorkerDraining: _worker_draining,
     events.WorkerExited: _worker_exited,
     events.WorkerDied: _worker_died,
@@ -273,3 +292,4 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.SessionEnding: _session_ending,
     events.SessionEnded: _session_ended,
 }
+    events.JournalResumed: _journal_resumed,

@@ -43,6 +43,34 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "the first workers are being started",
     ),
     (
+        events.PreviousSession(
+            session="2026-11-24T08:00:00.000Z/9",
+            began="2026-11-24T08:00:00.000Z",
+            ended="2026-11-24T09:00:00.000Z",
+            status=0,
+            reason="SIGTERM",
+            crashes=0,
+        ),
+        "monitor",
+        LogLevel.info,
+        "the session before this one (2026-11-24T08:00:00.000Z/9) ended at 2026-11-24T09:00:00.000Z with exit status 0 "
+        "(SIGTERM); no worker died in it",
+    ),
+    (
+        events.PreviousSession(
+            session="2026-11-24T08:00:00.000Z/9",
+            began="",
+            ended="2026-11-24T09:00:00.000Z",
+            status=None,
+            reason="",
+            crashes=2,
+        ),
+        "monitor",
+        LogLevel.warn,
+        "the session before this one (2026-11-24T08:00:00.000Z/9) was killed without a farewell, or the machine went "
+        "down; it was last heard of at 2026-11-24T09:00:00.000Z; 2 workers died in it",
+    ),
+    (
         events.WorkerSpawned(worker=1, generation=2, pid=9),
         "monitor",
         LogLevel.info,
@@ -280,6 +308,18 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "monitor",
         LogLevel.info,
         "the session ends (SIGTERM): its workers finish what they have, then exit status 0",
+    ),
+    (
+        events.JournalResumed(path="/s/journal.jsonl", missing=0),
+        "monitor",
+        LogLevel.info,
+        "/s/journal.jsonl is written again; nothing is missing",
+    ),
+    (
+        events.JournalResumed(path="/s/audit.jsonl", missing=1),
+        "monitor",
+        LogLevel.warn,
+        "/s/audit.jsonl is written again; 1 event could not be kept",
     ),
     (
         events.SessionEnding(reason="gave up", graceful=False, status=70),
