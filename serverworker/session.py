@@ -6,12 +6,12 @@ import atexit
 import os
 import random
 import resource
-import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,12 @@ from twisted.python.failure import Failure
 
 from serverworker.monitor.activated import environment_at_start, take_activated
 from serverworker.monitor.capacity import check_capacity
-from serverworker.monitor.history import History
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream
 from serverworker.observers.crash_reports import CrashReports
-from serverworker.observers.log import LogObserver
-from serverworker.observers.log_format import Writer, choose_observer
+from serverworker.observers.log_choice import choose_log
+from serverworker.observers.log_writer import stream_writer
 from serverworker.observers.systemd import (
     EXTEND_SECONDS,
     NotifySocket,
@@ -38,6 +37,7 @@ from serverworker.observers.systemd import (
     extend_timeout,
     take_service_manager,
 )
+from serverworker.operators import Operators, OperatorSockets, bind_surfaces
 from serverworker.options import Options, conclude_check, settle
 from serverworker.processes.descendants import set_subreaper
 from serverworker.processes.reaper import Reaper
@@ -52,7 +52,13 @@ from serverworker.processes.state_directory import (
 )
 from serverworker.surfaces.console import Console
 from serverworker.surfaces.desk import Desk
-from serverworker.values.errors import ApplicationError, ConfigurationError, PortUnavailable
+from serverworker.values.errors import (
+    ApplicationError,
+    ConfigurationError,
+    ErrorRecord,
+    PortUnavailable,
+)
+from serverworker.values.events import Fault
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.settings import Settings
 
@@ -81,6 +87,7 @@ def makeService(options: Options) -> MonitorService:
     try:
         check_capacity(settings.workers, descriptors=_descriptors(), memory_mib=_memory_mib())
         ports = _listen(settings, notify)
+        surfaces = bind_surfaces(settings)
     except (PortUnavailable, ConfigurationError) as error:
         sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
         unavailable = isinstance(error, PortUnavailable)
@@ -90,6 +97,7 @@ def makeService(options: Options) -> MonitorService:
         settings=settings,
         read=lambda: _in_folder(options.settings(), folder),
         ports=ports,
+        surfaces=surfaces,
         notify=notify,
         watchdog_seconds=manager.watchdog_seconds if manager is not None else None,
         environment=dict(os.environ),
@@ -158,6 +166,7 @@ class MonitorService(Service):
         settings: Settings,
         read: Callable[[], Settings],
         ports: Ports,
+        surfaces: OperatorSockets,
         notify: NotifySocket | None,
         watchdog_seconds: float | None,
         environment: Mapping[str, str],
@@ -166,6 +175,7 @@ class MonitorService(Service):
         self._reactor = reactor
         self._settings = settings
         self._parent_options = parent_options
+        self._surfaces = surfaces
         self._notify = notify
         self._watchdog_seconds = watchdog_seconds
         self._environment = environment
@@ -176,6 +186,9 @@ class MonitorService(Service):
         self._signals = 0
         self._reaper = Reaper(reactor)
         self.stream = EventStream()
+        self._logs = choose_log(
+            parent_options, settings.output, self._stdout, environment, self._log_file_failed
+        )
         self.session = Session(
             reactor=reactor,
             settings=settings,
@@ -190,9 +203,7 @@ class MonitorService(Service):
 
     def setServiceParent(self, parent: Any) -> None:
         """Take the place of twistd's log observer, unless the command line says otherwise."""
-        observer = choose_observer(
-            self._parent_options, self._settings.output.log_format, self._stdout, self._environment
-        )
+        observer = self._logs.observer
         if observer is not None:
             parent.setComponent(ILogObserver, observer)
             # twist looks for it in its options instead.
@@ -203,7 +214,11 @@ class MonitorService(Service):
     def startService(self) -> None:
         """Begin the session. What fails here ends it with its status, by way of the reactor's own end."""
         super().startService()
-        self.stream.observe(LogObserver(show_server_output=self._settings.output.show_server_output))
+        log = self._logs.begin(show_server_output=self._settings.output.show_server_output)
+        self.stream.observe(log, log.lines)
+        for sink in self._logs.sinks:
+            self.session.flow.watch(sink)
+        self.session.at_end(self.session.flow.close)
         # In the reactor's first turn: Twisted installs its own signal handlers just before it.
         self._reactor.callWhenRunning(self._begin)
 
@@ -236,8 +251,9 @@ class MonitorService(Service):
         self.stream.observe(reports)
         self.session.at_end(reports.drain)
         self._tell_service_manager()
-        desk = self._desk(state)
-        self._open_console(desk)
+        operators = self._operators(state)
+        operators.open()
+        self._open_console(operators.desk)
         self.session.start(str(state.path), agent, state.write_key)
 
     def _adopt_orphans(self) -> None:
@@ -275,17 +291,14 @@ class MonitorService(Service):
         sys.path.insert(0, str(Path(self._settings.app.directory or ".").resolve()))
         return load_agent(reference)
 
-    def _desk(self, state: StateDirectory) -> Desk:
-        """What all operator surfaces work at."""
-        history = History()
-        self.stream.observe(history)
-        return Desk(
-            monitor=self.session.handle,
-            agents=self.session.console_commands,
-            history=history,
-            publish=self.stream.publish,
-            state_directory=state.path,
-            session=secrets.token_hex(8),
+    def _operators(self, state: StateDirectory) -> Operators:
+        return Operators(
+            reactor=self._reactor,
+            session=self.session,
+            stream=self.stream,
+            settings=self._settings,
+            sockets=self._surfaces,
+            state=state,
             in_thread=self._in_thread,
         )
 
@@ -296,7 +309,7 @@ class MonitorService(Service):
         console = Console(
             reactor=self._reactor,
             desk=desk,
-            write=Writer(self._stdout).write,
+            write=stream_writer(self._stdout).write,
         )
         console.attach(sys.stdin.fileno())
         self.session.at_end(console.detach)
@@ -316,6 +329,7 @@ class MonitorService(Service):
             signal.signal(number, self._from_signal(self._end_by_signal, signal.Signals(number).name))
         signal.signal(signal.SIGHUP, self._from_signal(self._restart_by_signal))
         signal.signal(signal.SIGQUIT, self._from_signal(self._quit_by_signal))
+        signal.signal(signal.SIGUSR1, partial(self._reopen_logs, signal.getsignal(signal.SIGUSR1)))
         # Beside Twisted's own way of hearing of it, which it leaves as it is.
         signal.signal(signal.SIGCHLD, self._from_signal(self._reaper.child_ended))
         signal.siginterrupt(signal.SIGCHLD, False)
@@ -333,6 +347,23 @@ class MonitorService(Service):
         """SIGQUIT does not wait: as a second SIGTERM, and as gunicorn has it."""
         self._signals += 1
         self.session.handle.kill_session("SIGQUIT", graceful=False)
+
+    def _reopen_logs(self, before: Any, number: int, frame: Any) -> None:
+        """SIGUSR1: twistd turns its own log file over; ours is looked for at each line, so a line is all it takes."""
+        if callable(before):
+            before(number, frame)
+        self._reactor.callFromThread(
+            self._log.info, "SIGUSR1: what was moved away of the log files is made anew"
+        )
+
+    def _log_file_failed(self, name: str, error: OSError) -> None:
+        """Called in the thread that writes."""
+        fault = Fault(
+            where=name,
+            error=ErrorRecord.from_exception(error),
+            next_step="what is to be in it waits in memory, up to a MiB, and is tried again in 1 s, then ever less often",
+        )
+        self._reactor.callFromThread(self.stream.publish, fault)
 
     def _restart_by_signal(self) -> None:
         asking = True

@@ -20,8 +20,9 @@ from serverworker.monitor.worker_process import LastWords, WorkerProcess
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord, NotDone, ServerWorkerError
-from serverworker.values.events import Beat, CauseKind, Event, OutputLine
+from serverworker.values.events import Beat, CauseKind, Event
 from serverworker.values.exit_status import ExitStatus
+from serverworker.values.lines import OutputLines
 from serverworker.values.state import Life, Policy, SessionState
 from serverworker.wire import commands
 
@@ -229,6 +230,7 @@ class Engine:
             return
         if pid is not None:
             self._around.started(pid)
+        self._around.flow.add(process.output)
         self.happened(inputs.Spawned(worker=worker_id, pid=pid or 0))
         process.spawned()
 
@@ -269,6 +271,7 @@ class Engine:
         if process is None:
             return None
         words = None
+        self._around.flow.remove(process.output)
         with self._log.failuresHandled("the last words of worker {worker} are lost", worker=worker_id):
             words = process.last_words()
         if process.pid is not None:
@@ -293,9 +296,10 @@ class Engine:
             inputs.BeatTold(worker=worker_id, failures=beat.failures, text=beat.text, tolerance=tolerance)
         )
 
-    def printed(self, line: OutputLine) -> None:
-        """A worker has printed a line."""
-        self._around.stream.publish(line)
+    def printed(self, lines: OutputLines) -> None:
+        """A worker has printed."""
+        self._around.stream.publish_lines(lines)
+        self._around.flow.printed()
 
     def noted(self, worker_id: int, text: str) -> None:
         """A worker tells of itself."""

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from serverworker.values.event_json import event_json
 from serverworker.values.events import Heartbeat, OutputLine, Told
+from serverworker.values.lines import OutputLines, ToldLines
 from serverworker.values.sentences import source_of
 
 KEPT_EVENTS = 2000
@@ -53,9 +54,7 @@ class Kept:
 
     def size(self) -> int:
         """About how much it takes, in bytes."""
-        event = self._told.event
-        # A line may come ten thousand times a second: it is measured without being written out.
-        return len(event.text) if isinstance(event, OutputLine) else len(self.text)
+        return len(self.text)
 
     def as_json(self) -> dict[str, Any]:
         """The event, as `event_json` has it."""
@@ -90,6 +89,57 @@ class _Ring:
         return found[::-1]
 
 
+class _Lines:
+    """The newest lines, as they were told: many at once. They are taken apart when somebody wants them."""
+
+    def __init__(self, number: int, limit_bytes: int) -> None:
+        self._number = number
+        self._limit_bytes = limit_bytes
+        self._told: deque[ToldLines] = deque()
+        self._apart: dict[int, tuple[Kept, ...]] = {}
+        self._count = 0
+        self._bytes = 0
+        self.gone = 0
+        """As of `_Ring`."""
+
+    def add(self, told: ToldLines) -> None:
+        some = told.last(self._number)
+        if some is not told:
+            self.gone = some.sequence - 1
+        self._told.append(some)
+        self._count += some.lines.count
+        self._bytes += len(some.lines.text)
+        while len(self._told) > 1 and (self._count > self._number or self._bytes > self._limit_bytes):
+            oldest = self._told.popleft()
+            self._apart.pop(oldest.sequence, None)
+            self._count -= oldest.lines.count
+            self._bytes -= len(oldest.lines.text)
+            self.gone = oldest.last_sequence
+
+    def after(self, sequence: int) -> list[Kept]:
+        found: list[Kept] = []
+        for told in reversed(self._told):
+            if told.last_sequence <= sequence:
+                break
+            found.extend(kept for kept in reversed(self._each(told)) if kept.sequence > sequence)
+        return found[::-1]
+
+    def last(self, limit: int, source: str) -> list[Kept]:
+        found: list[Kept] = []
+        for told in reversed(self._told):
+            if len(found) >= limit:
+                break
+            if not source or told.lines.source == source:
+                found.extend(reversed(self._each(told)))
+        return found[:limit][::-1]
+
+    def _each(self, told: ToldLines) -> tuple[Kept, ...]:
+        # Once for all who follow the output: each of them may ask for the same lines.
+        if told.sequence not in self._apart:
+            self._apart[told.sequence] = tuple(map(Kept, told))
+        return self._apart[told.sequence]
+
+
 @frozen(kw_only=True)
 class Since:
     """What came after an event."""
@@ -117,7 +167,7 @@ class History:
         line_bytes: int = KEPT_LINE_BYTES,
     ) -> None:
         self._events = _Ring(events, event_bytes)
-        self._lines = _Ring(lines, line_bytes)
+        self._lines = _Lines(lines, line_bytes)
         self._sequence = 0
         self._wakers: list[Callable[[], None]] = []
 
@@ -128,11 +178,24 @@ class History:
 
     def __call__(self, told: Told) -> None:
         """Keep an event."""
-        self._sequence = told.sequence
-        if isinstance(told.event, Heartbeat):
+        event = told.event
+        if isinstance(event, OutputLine):
+            line = OutputLines(source=event.source, stream=event.stream, text=event.text, count=1)
+            self.lines(ToldLines(sequence=told.sequence, at=told.at, lines=line))
             return
-        ring = self._lines if isinstance(told.event, OutputLine) else self._events
-        ring.add(Kept(told))
+        self._sequence = told.sequence
+        if isinstance(event, Heartbeat):
+            return
+        self._events.add(Kept(told))
+        self._wake()
+
+    def lines(self, told: ToldLines) -> None:
+        """Keep what a worker has printed."""
+        self._sequence = told.last_sequence
+        self._lines.add(told)
+        self._wake()
+
+    def _wake(self) -> None:
         for wake in tuple(self._wakers):
             wake()
 
@@ -171,10 +234,7 @@ class History:
 
     def last_lines(self, limit: int, source: str = "") -> tuple[Kept, ...]:
         """The newest lines of output, oldest first; of one source, such as ``worker 3``, or of all."""
-        if not source:
-            return tuple(list(self._lines.kept)[-limit:])
-        found = [each for each in self._lines.kept if each.source == source]
-        return tuple(found[-limit:])
+        return tuple(self._lines.last(limit, source))
 
 
 def _by_sequence(kept: Kept) -> int:

@@ -19,8 +19,9 @@ from serverworker.monitor.engine import Engine
 from serverworker.monitor.figures import WorkerFigures, worker_figures
 from serverworker.monitor.handle import Monitor
 from serverworker.monitor.left_behind import LeftBehind
+from serverworker.monitor.output_flow import PATIENCE_SECONDS, OutputFlow
 from serverworker.monitor.ports import Ports
-from serverworker.monitor.stream import EventStream
+from serverworker.monitor.stream import EventStream, ignore_lines
 from serverworker.monitor.surroundings import Surroundings
 from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
@@ -94,6 +95,12 @@ class Session:
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
         self._shares = Shares.create()
+        self.flow = OutputFlow(
+            reactor,
+            stream.publish,
+            lambda: min(PATIENCE_SECONDS, self.settings.watchdog.timeout_seconds / 2),
+        )
+        """Is told of the sinks that what workers print goes to."""
         self.engine = Engine(
             Surroundings(
                 reactor=reactor,
@@ -107,13 +114,14 @@ class Session:
                 started=self._guardian.watch,
                 gone=LeftBehind(reactor, self._guardian, lambda: self.engine.state).end,
                 finished=self._finished,
+                flow=self.flow,
             ),
             policy_of(settings),
             seed,
         )
         self._chance = Random(seed).random  # noqa: S311 - jitter, not a secret
         self._watches = Watches(reactor, self.engine, settings, self._chance)
-        stream.observe(self._watch_own_events)
+        stream.observe(self._watch_own_events, ignore_lines)
 
     @property
     def settings(self) -> Settings:
@@ -255,7 +263,8 @@ class Session:
             if not kinds or isinstance(told.event, kinds):
                 finished(callback, told).addErrback(self._hook_failed, callback, told)
 
-        return self.stream.observe(observer)
+        wants_lines = not kinds or events.OutputLine in kinds
+        return self.stream.observe(observer, None if wants_lines else ignore_lines)
 
     def _hook_failed(self, failure: Failure, callback: Callable[..., Any], told: Told) -> None:
         name = getattr(callback, "__qualname__", repr(callback))

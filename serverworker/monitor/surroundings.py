@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, frozen
 from twisted.internet.defer import Deferred
 
+from serverworker.monitor.output_flow import OutputFlow
 from serverworker.monitor.stream import EventStream
 from serverworker.processes.spawn import Recipe, Spawner
 from serverworker.wire.emits import Handlers
@@ -36,3 +37,5 @@ class Surroundings:
     """Is told the pid of every process that has ended."""
     finished: Callable[[int, str], None]
     """Is told the status and the reason when the session is over."""
+    flow: OutputFlow = Factory(lambda self: OutputFlow(self.reactor, self.stream.publish), takes_self=True)
+    """Has the workers wait in print where what they print cannot be taken away."""

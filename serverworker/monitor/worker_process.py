@@ -17,11 +17,12 @@ from twisted.python.failure import Failure
 
 from serverworker.decisions import inputs
 from serverworker.monitor.stack_dump import StackDump
+from serverworker.monitor.worker_output import WorkerOutput
 from serverworker.processes.board import NO_COUNTERS, BoardCounters
-from serverworker.processes.output import LineSplitter, RecentLines, read_available
 from serverworker.processes.spawn import Ends, Recipe, Spawner
 from serverworker.values.errors import EmitError, ErrorRecord
 from serverworker.values.events import Beat, CauseKind, OutputLine, RequestInFlight
+from serverworker.values.lines import OutputLines
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 from serverworker.wire.link import Link, adopt
@@ -33,7 +34,6 @@ _PING_SECONDS = 24 * 3600.0
 _CHANNEL_SECONDS = 1.0
 """How long the channel of a process that is gone is read to its end."""
 _KEPT_BEATS = 20
-_STREAMS = {1: "stdout", 2: "stderr"}
 
 
 class Owner(Protocol):
@@ -48,8 +48,8 @@ class Owner(Protocol):
     def beaten(self, worker_id: int, beat: Beat) -> None:
         """A heartbeat."""
 
-    def printed(self, line: OutputLine) -> None:
-        """A line of output."""
+    def printed(self, lines: OutputLines) -> None:
+        """Lines of output."""
 
     def noted(self, worker_id: int, text: str) -> None:
         """A lifecycle notification."""
@@ -76,14 +76,14 @@ class WorkerProcess(CommandLocator):
         self.pid: int | None = None
         self._reactor = reactor
         self._owner = owner
-        self._source = f"worker {worker_id}"
-        self._splitters = {1: LineSplitter(), 2: LineSplitter()}
-        self._recent = RecentLines()
+        source = f"worker {worker_id}"
+        self.output = WorkerOutput(source, owner.printed)
+        """What it prints. It is read once somebody resumes it."""
         self._beats: deque[Beat] = deque(maxlen=_KEPT_BEATS)
         self._ends: Ends | None = None
         self._exited: inputs.Exited | None = None
         self._dump: StackDump | None = None
-        self.link = Link(reactor, self, handlers, peer=self._source, on_lost=self._lost)
+        self.link = Link(reactor, self, handlers, peer=source, on_lost=self._lost)
 
     # --- the process ----------------------------------------------------------------------------
 
@@ -99,6 +99,7 @@ class WorkerProcess(CommandLocator):
             raise
         self._ends, self.pid = ends, ends.transport.pid
         self._dump = StackDump(self._reactor, ends.stacks)
+        self.output.open(self._reactor, ends.stdout, ends.stderr)
         return self.pid
 
     def spawned(self) -> None:
@@ -131,19 +132,9 @@ class WorkerProcess(CommandLocator):
         if self.pid is not None:
             self._owner.happened(self._exited)
 
-    def printed(self, descriptor: int, data: bytes) -> None:
-        """Bytes came from the process."""
-        for text in self._splitters[descriptor].feed(data):
-            self._line(descriptor, text)
-
-    def _line(self, descriptor: int, text: str) -> None:
-        line = OutputLine(source=self._source, stream=_STREAMS[descriptor], text=text)
-        self._recent.append(line)
-        self._owner.printed(line)
-
     def last_words(self) -> LastWords:
         """Read empty what a dead worker left, and give everything back."""
-        self._read_pipes_empty()
+        self.output.finish()
         requests: tuple[RequestInFlight, ...] = ()
         stacks = ""
         if self._ends is not None:
@@ -155,21 +146,8 @@ class WorkerProcess(CommandLocator):
         # process that the worker started holds it.
         self._reactor.callLater(_CHANNEL_SECONDS, self.link.close)
         return LastWords(
-            output=self._recent.lines(), beats=tuple(self._beats), requests=requests, stacks=stacks
+            output=self.output.last_lines(), beats=tuple(self._beats), requests=requests, stacks=stacks
         )
-
-    def _read_pipes_empty(self) -> None:
-        if self._ends is None:
-            return
-        pipes = self._ends.transport.pipes
-        for descriptor, splitter in self._splitters.items():
-            pipe = pipes.get(descriptor)
-            if pipe is not None:
-                self.printed(descriptor, read_available(pipe.fileno()))
-            for text in splitter.flush():
-                self._line(descriptor, text)
-        # A grandchild may hold them for its whole life: we do not wait for it.
-        self._ends.transport.loseConnection()
 
     def counters(self) -> BoardCounters:
         """How many requests it has begun and finished, and its open connections; all zero before it is started."""
@@ -270,11 +248,7 @@ class _Process(ProcessProtocol):
     def __init__(self, worker: WorkerProcess) -> None:
         self._worker = worker
 
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._worker.printed(childFD, data)
-
     def processExited(self, reason: Failure) -> None:
-        # Not processEnded: that waits for every pipe, and a grandchild may hold one for its whole life.
         self._worker.exited(reason)
 
 

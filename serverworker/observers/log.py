@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -9,6 +10,7 @@ from twisted.logger import Logger, LogLevel
 
 from serverworker.values import events
 from serverworker.values.events import CauseKind, Told
+from serverworker.values.lines import ToldLines
 from serverworker.values.sentences import level_and_sentence, source_of, traceback_of
 
 NAMESPACE = "serverworker.session"
@@ -27,9 +29,15 @@ class LogObserver:
     values and dictionaries of such; what only a crash report needs is left out.
     """
 
-    def __init__(self, *, show_server_output: bool = True) -> None:
-        """`show_server_output`: whether lines that workers print are logged; those of commands always are."""
+    def __init__(
+        self, *, show_server_output: bool = True, sinks: Sequence[Callable[[ToldLines], None]] = ()
+    ) -> None:
+        """`show_server_output`: whether lines that workers print are logged; those of commands always are.
+
+        `sinks` are told of these lines directly, many at once; without any, each goes through the logger.
+        """
         self._show_server_output = show_server_output
+        self._sinks = sinks
 
     def __call__(self, told: Told) -> None:
         """Log an event."""
@@ -51,6 +59,16 @@ class LogObserver:
         _log.emit(
             LogLevel.lookupByName(level), "{sentence}\n{traceback}" if traceback else "{sentence}", **fields
         )
+
+    def lines(self, told: ToldLines) -> None:
+        """Log what a worker printed."""
+        if not self._show_server_output:
+            return
+        for sink in self._sinks:
+            sink(told)
+        if not self._sinks:
+            for line in told:
+                self(line)
 
 
 def _is_logged(attribute: attrs.Attribute[Any], value: Any) -> bool:

@@ -165,13 +165,12 @@ class FakeWorkerProcess(CommandLocator):
         worker_id: int,
         protocol: IProcessProtocol,
         board: RequestBoard,
+        pipes: dict[int, tuple[int, int]],
     ) -> None:
         self.id = worker_id
         self.recipe = recipe
         self.reactor = reactor
         self.pid: int | None = _FIRST_PID + worker_id
-        self.pipes: dict[int, Any] = {}
-        """As a process's transport in Twisted has them."""
         self.orders: list[tuple[str, dict[str, Any]]] = []
         """What the monitor has ordered, such as ``("Leave", {"kind": "restart", …})``."""
         self.signals: list[int] = []
@@ -179,13 +178,12 @@ class FakeWorkerProcess(CommandLocator):
         self.answers_pings = True
         self.survives_kill = False
         """As in the kernel's hands: even SIGKILL does not end it."""
-        self.pipes_closed = False
-        """Whether the monitor has let go of its output."""
         self.board = board
         """Its end of the request board: ``process.board.begin(b"GET", b"/page")``."""
         self.handlers = Handlers()
         self.link = Link(reactor, self, self.handlers, peer="the monitor")
         self._protocol: Any = protocol
+        self._pipes = pipes
 
     def join(self) -> Deferred[dict[str, Any]]:
         """Say the first words; answers what the monitor tells a worker."""
@@ -213,9 +211,18 @@ class FakeWorkerProcess(CommandLocator):
     def _say(self, command: Any, **arguments: Any) -> Deferred[None]:
         return self.link.ask(command, _ANSWER_SECONDS, **arguments).addBoth(lambda _: None)
 
-    def printed(self, text: str, descriptor: int = 1) -> None:
-        """Print a text, on stdout (1) or stderr (2)."""
-        self._protocol.childDataReceived(descriptor, text.encode())
+    def printed(self, text: str, descriptor: int = 1, *, unread: bool = False) -> None:
+        """Print a text, on stdout (1) or stderr (2); the monitor reads it at once, unless it is to be left `unread`.
+
+        Raises `BlockingIOError` where a real worker would wait: the monitor does not read, and the pipe is full.
+        """
+        data = text.encode()
+        reading, writing = self._pipes[descriptor]
+        while data:
+            data = data[os.write(writing, data) :]
+            for reader in tuple(self.reactor.readers):
+                if reader.fileno() == reading and not unread:
+                    reader.doRead()
 
     def end(self, status: int = 0, *, by_signal: int | None = None) -> None:
         """The process is gone: with an exit status, or by a signal. Once."""
@@ -223,6 +230,8 @@ class FakeWorkerProcess(CommandLocator):
             self.pid = None
             self.link.close()
             self.board.close()
+            for _, writing in self._pipes.values():
+                os.close(writing)
             word = status << 8 if by_signal is None else by_signal
             ended = ProcessDone(0) if word == 0 else ProcessTerminated(status or None, by_signal, word)
             self._protocol.processExited(Failure(ended))
@@ -236,10 +245,6 @@ class FakeWorkerProcess(CommandLocator):
         self.signals.append(number)
         if number == signal.SIGKILL and not self.survives_kill:
             self.reactor.callLater(0, self.end, by_signal=signal.SIGKILL)
-
-    def loseConnection(self) -> None:
-        """The monitor lets go of the pipes."""
-        self.pipes_closed = True
 
     def ordered(self, order: str, **arguments: Any) -> dict[str, Any]:
         """Every order comes by here."""
@@ -289,16 +294,25 @@ class FakeSpawner:
         if self.error is not None:
             raise self.error
         board, its_board = RequestBoard.create(self._reactor.seconds)
+        pipes = {descriptor: os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) for descriptor in (1, 2)}
         process = self._make(
             reactor=self._reactor,
             recipe=recipe,
             worker_id=worker_id,
             protocol=protocol,
             board=RequestBoard.attach(its_board, self._reactor.seconds),
+            pipes=pipes,
         )
         self.processes[worker_id] = process
         channel, its_channel = socket.socketpair()
         adopt(process.link, self._reactor, its_channel.detach())  # type: ignore[arg-type]  # of a reactor, all that counts
         stacks, its_stacks = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.close(its_stacks)
-        return Ends(transport=process, channel=channel, stacks=stacks, board=board)
+        return Ends(
+            transport=process,
+            channel=channel,
+            stdout=pipes[1][0],
+            stderr=pipes[2][0],
+            stacks=stacks,
+            board=board,
+        )

@@ -6,6 +6,7 @@ import os
 from collections import deque
 
 from serverworker.values.events import OutputLine
+from serverworker.values.lines import OutputLines
 
 MAX_LINE_BYTES = 65536
 """A longer line is told in pieces, so that a program without newlines cannot fill the monitor's memory."""
@@ -31,6 +32,18 @@ class LineSplitter:
             raise ValueError(f"max_line_bytes is {max_line_bytes}: a character alone may take 4")
         self._max = max_line_bytes
         self._pending = bytearray()
+
+    def feed_together(self, data: bytes) -> tuple[str, int]:
+        """What `feed` answers as one text, with newlines between the lines, and how many there are."""
+        end = data.rfind(b"\n")
+        if end < 0 or len(data) > self._max or len(self._pending) + data.find(b"\n") > self._max:
+            lines = self.feed(data)  # one of them may be overlong
+            return "\n".join(lines), len(lines)
+        whole = bytes(self._pending) + data[: end + 1] if self._pending else data[: end + 1]
+        self._pending[:] = data[end + 1 :]
+        if b"\r" in whole:
+            whole = whole.replace(b"\r\n", b"\n")
+        return whole[:-1].decode("utf-8", "replace"), whole.count(b"\n")
 
     def feed(self, data: bytes) -> list[str]:
         """The lines, and pieces of overlong ones, that these bytes complete."""
@@ -98,20 +111,38 @@ class RecentLines:
     def __init__(self, limit: int = RECENT_LINES, limit_bytes: int = RECENT_BYTES) -> None:
         self._limit = limit
         self._limit_bytes = limit_bytes
-        self._lines: deque[tuple[OutputLine, int]] = deque()
-        self._bytes = 0
+        self._kept: deque[OutputLines] = deque()
+        self._count = 0
+        self._characters = 0
 
-    def append(self, line: OutputLine) -> None:
-        """Keep a line, and let go of the oldest ones that no longer fit."""
-        size = len(line.text.encode("utf-8", "surrogatepass"))
-        self._lines.append((line, size))
-        self._bytes += size
-        while len(self._lines) > 1 and (len(self._lines) > self._limit or self._bytes > self._limit_bytes):
-            self._bytes -= self._lines.popleft()[1]
+    def append(self, lines: OutputLines) -> None:
+        """Keep lines, and let go of the oldest ones that no longer fit."""
+        self._kept.append(lines)
+        self._count += lines.count
+        self._characters += len(lines.text)
+        # As they came: which of them fit, to the byte, is looked at when somebody wants them.
+        while len(self._kept) > 1 and self._fit_without(self._kept[0]):
+            oldest = self._kept.popleft()
+            self._count -= oldest.count
+            self._characters -= len(oldest.text)
+
+    def _fit_without(self, oldest: OutputLines) -> bool:
+        """Whether the others are as many as may be kept. A character takes a byte at least."""
+        return (
+            self._count - oldest.count >= self._limit
+            or self._characters - len(oldest.text) >= self._limit_bytes
+        )
 
     def lines(self) -> tuple[OutputLine, ...]:
         """What is kept, oldest first."""
-        return tuple(line for line, _ in self._lines)
+        found: deque[OutputLine] = deque()
+        size = 0
+        for line in reversed([line for lines in self._kept for line in lines]):
+            size += len(line.text.encode("utf-8", "surrogatepass"))
+            if found and (len(found) == self._limit or size > self._limit_bytes):
+                break
+            found.appendleft(line)
+        return tuple(found)
 
 
 def read_available(fd: int, chunk: int = 65536, cap: int = READ_CAP) -> bytes:

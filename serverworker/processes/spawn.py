@@ -103,14 +103,18 @@ class Ends:
     """The process, as `reactor.spawnProcess` answers it."""
     channel: socket.socket
     """The AMP channel: an AF_UNIX socket, not connected to a protocol yet."""
+    stdout: int
+    """The descriptor that its output is read from, not blocking; likewise the next two."""
+    stderr: int
     stacks: int
-    """The descriptor that stack dumps are read from, not blocking."""
+    """Of its stack dumps."""
     board: RequestBoard
 
     def close(self) -> None:
         """Give back what has not been given on."""
         self.channel.close()
-        os.close(self.stacks)
+        for descriptor in (self.stdout, self.stderr, self.stacks):
+            os.close(descriptor)
         self.board.close()
 
 
@@ -134,20 +138,32 @@ class InterpreterSpawner:
             undo.callback(channel.close)
             theirs.callback(worker_channel.close)
             channel.setblocking(False)
-            stacks, worker_stacks = os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, stacks)
-            theirs.callback(os.close, worker_stacks)
-            os.set_blocking(stacks, False)
+            pipes = []
+            for _ in ("stdout", "stderr", "stacks"):
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, reading)
+                theirs.callback(os.close, writing)
+                os.set_blocking(reading, False)
+                pipes.append((reading, writing))
+            (stdout, worker_stdout), (stderr, worker_stderr), (stacks, worker_stacks) = pipes
             board, worker_board = RequestBoard.create()
             undo.callback(board.close)
             theirs.callback(os.close, worker_board)
             descriptors = (worker_channel.fileno(), worker_stacks, worker_board, recipe.shares)
-            transport = self._start(recipe, worker_id, protocol, descriptors)
+            output = (worker_stdout, worker_stderr)
+            transport = self._start(recipe, worker_id, protocol, output, descriptors)
             undo.pop_all()
-        return Ends(transport=transport, channel=channel, stacks=stacks, board=board)
+        return Ends(
+            transport=transport, channel=channel, stdout=stdout, stderr=stderr, stacks=stacks, board=board
+        )
 
     def _start(
-        self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol, theirs: tuple[int, int, int, int]
+        self,
+        recipe: Recipe,
+        worker_id: int,
+        protocol: IProcessProtocol,
+        output: tuple[int, int],
+        theirs: tuple[int, int, int, int],
     ) -> Any:
         sockets = [port.socket.fileno() for port in recipe.ports]
         numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + len(theirs))
@@ -162,7 +178,7 @@ class InterpreterSpawner:
             WORKER_VARIABLE: str(worker_id),
         }
         with open(os.devnull, "rb") as nothing:
-            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
+            descriptors = dict(enumerate((nothing.fileno(), *output)))
             descriptors.update(enumerate((*sockets, *theirs), FIRST_DESCRIPTOR))
             # Neither path nor uid: with them Twisted forks the whole monitor instead of using posix_spawn. The
             # worker changes its folder itself.

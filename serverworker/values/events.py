@@ -302,6 +302,17 @@ class CommandFinished:
 
 
 @frozen(kw_only=True)
+class OutputDropped:
+    """Lines that a worker printed are not in a log: it could not take them for too long."""
+
+    source: str
+    """Whose they were, such as ``worker 3``."""
+    lines: int
+    sink: str
+    """Which log, in words."""
+
+
+@frozen(kw_only=True)
 class OperatorAction:
     """Somebody asked for something by a console, the control socket or the dashboard: an entry of the audit log."""
 
@@ -368,6 +379,15 @@ class NotificationsDropped:
 
 
 @frozen(kw_only=True)
+class JournalResumed:
+    """A journal is written again, after a disk that would not take it."""
+
+    path: str
+    missing: int
+    """How many events are not in it."""
+
+
+@frozen(kw_only=True)
 class Fault:
     """Something that must not hurt the session failed: a hook, an observer, a surface."""
 
@@ -378,15 +398,6 @@ class Fault:
 
 @frozen(kw_only=True)
 class SessionEnding:
-@frozen(kw_only=True)
-class JournalResumed:
-    """A journal is written again, after a disk that would not take it."""
-
-    path: str
-    missing: int
-    """How many events are not in it."""
-
-
     """The session was asked to end."""
 
     reason: str
@@ -405,6 +416,7 @@ class SessionEnded:
 Event = (
     OutputLine
     | SessionStarted
+    | PreviousSession
     | WorkerSpawned
     | WorkerLoaded
     | WorkerReady
@@ -416,7 +428,6 @@ Event = (
     | WorkerDraining
     | WorkerExited
     | WorkerDied
-    | PreviousSession
     | CrashReportWritten
     | RestartStarted
     | RestartProgress
@@ -425,11 +436,13 @@ Event = (
     | PollingChanged
     | PortChanged
     | CommandFinished
+    | OutputDropped
     | OperatorAction
     | LoginFailed
     | NotificationDelivered
     | NotificationFailed
     | NotificationsDropped
+    | JournalResumed
     | Fault
     | SessionEnding
     | SessionEnded
@@ -442,7 +455,6 @@ EVENT_NAMES = tuple(sorted(kind.__name__ for kind in get_args(Event)))
 @frozen(kw_only=True)
 class Told:
     """An event as observers get it: numbered, and with the wall clock's time."""
-    | JournalResumed
 
     sequence: int
     """1 for the first event of a session; never skips."""

@@ -24,6 +24,8 @@ _TOP_LEVEL: list[str] = [item.name for item in attrs.fields(Settings)]
 _FOLDER_KEYS = frozenset(
     {
         "app.directory",
+        "output.access_log_file",
+        "output.file",
         "state_directory",
         "control.certificate",
         "control.private_key",

@@ -194,8 +194,8 @@ def flag(default: bool) -> Any:
     return _plain(default, "true or false", lambda value: type(value) is bool)
 
 
-def one_of(default: str, *choices: str) -> Any:
-    """A field for one of a few words."""
+def one_of(default: str | None, *choices: str) -> Any:
+    """A field for one of a few words. A default of None: it may be left unset."""
     words = " or ".join(repr(choice) for choice in choices)
     return _plain(default, words, lambda value: isinstance(value, str) and value in choices)
 

@@ -193,6 +193,14 @@ def _command_finished(event: events.CommandFinished) -> Row:
     return "warn", f"command failed, {_status(event.status)}: {event.command}"
 
 
+def _output_dropped(event: events.OutputDropped) -> Row:
+    are = "is" if event.lines == 1 else "are"
+    return "warn", (
+        f"{_count(event.lines, 'line')} of {event.source} {are} not in {event.sink}, which could not take what was "
+        "printed; it takes all again"
+    )
+
+
 def _status(status: int) -> str:
     if status >= 0:
         return f"exit status {status}"
@@ -232,6 +240,11 @@ def _notifications_dropped(event: events.NotificationsDropped) -> Row:
     return "warn", f"{_count(event.count, 'notification')} held back or lost: {event.text}; {event.next_step}"
 
 
+def _journal_resumed(event: events.JournalResumed) -> Row:
+    missing = f"{_count(event.missing, 'event')} could not be kept" if event.missing else "nothing is missing"
+    return "warn" if event.missing else "info", f"{event.path} is written again; {missing}"
+
+
 def _fault(event: events.Fault) -> Row:
     return "error", f"{event.where} failed: {event.error}; {event.next_step}"
 
@@ -240,11 +253,6 @@ def _session_ending(event: events.SessionEnding) -> Row:
     how = "its workers finish what they have" if event.graceful else "its workers are ended at once"
     level = "info" if event.status == 0 else "error"
     return level, f"the session ends ({event.reason}): {how}, then exit status {event.status}"
-def _journal_resumed(event: events.JournalResumed) -> Row:
-    missing = f"{_count(event.missing, 'event')} could not be kept" if event.missing else "nothing is missing"
-    return "warn" if event.missing else "info", f"{event.path} is written again; {missing}"
-
-
 
 
 def _session_ended(event: events.SessionEnded) -> Row:
@@ -263,6 +271,7 @@ def _count(number: int, what: str) -> str:
 _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.OutputLine: _output_line,
     events.SessionStarted: _session_started,
+    events.PreviousSession: _previous_session,
     events.WorkerSpawned: _worker_spawned,
     events.WorkerLoaded: _worker_loaded,
     events.WorkerReady: _worker_ready,
@@ -271,7 +280,6 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.HeartbeatFailed: _heartbeat_failed,
     events.HeartbeatRecovered: _heartbeat_recovered,
     events.Lifecycle: _lifecycle,
-    events.PreviousSession: _previous_session,
     events.WorkerDraining: _worker_draining,
     events.WorkerExited: _worker_exited,
     events.WorkerDied: _worker_died,
@@ -283,13 +291,14 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.PollingChanged: _polling_changed,
     events.PortChanged: _port_changed,
     events.CommandFinished: _command_finished,
+    events.OutputDropped: _output_dropped,
     events.OperatorAction: _operator_action,
     events.LoginFailed: _login_failed,
     events.NotificationDelivered: _notification_delivered,
     events.NotificationFailed: _notification_failed,
     events.NotificationsDropped: _notifications_dropped,
+    events.JournalResumed: _journal_resumed,
     events.Fault: _fault,
     events.SessionEnding: _session_ending,
     events.SessionEnded: _session_ended,
 }
-    events.JournalResumed: _journal_resumed,

@@ -180,6 +180,28 @@ class OutputSettings:
     """Whether what workers print goes to the log; the last lines are kept for a crash report in any case."""
     log_format: str = rules.one_of("text", "text", "json")
     """``text`` or ``json``."""
+    file: str | None = rules.path()
+    """A file for the whole log of the session, what workers print included, besides where it goes anyhow."""
+    file_max_mib: int = rules.whole(100, 0, 1_000_000)
+    """The log file is turned over when it is as large as this; 0: never, as logrotate does it."""
+    files_kept: int = rules.whole(5, 0, 1000)
+    """So many full ones are kept, from ``FILE.1``, the newest, on."""
+    access_log: str | None = rules.one_of(None, "common", "combined", "json")
+    """A line for each request to a site that the workers serve: as Apache's formats have it, or JSON. None: no line."""
+    access_log_file: str | None = rules.path()
+    """All workers append to it; it is never turned over by itself. None: the lines are output of the workers."""
+
+    def __attrs_post_init__(self) -> None:
+        problems = []
+        if self.access_log_file is not None and self.access_log is None:
+            text = "needs a format: set output.access_log to 'common', 'combined' or 'json'"
+            problems.append(Problem("output.access_log_file", text))
+        if self.access_log_file is not None and self.access_log_file == self.file:
+            problems.append(
+                Problem("output.access_log_file", "is the log file itself (output.file): name another")
+            )
+        if problems:
+            raise InvalidSettings(problems)
 
 
 @frozen(kw_only=True)

@@ -261,23 +261,13 @@ class DeathTests(EngineTestCase):
         self.bring_up(1)
         self.spawner.error = OSError("no more")
         self.end(1, by_signal=signal.SIGKILL)
-        self.assertTrue(self.process(1).pipes_closed)
         self.assertEqual(open_descriptors(), before)
 
     def test_unread_output(self) -> None:
         """What lay in the pipes unread at the exit is in the report as well."""
-        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.addCleanup(os.close, reading)
-
-        class Pipe:
-            def fileno(self) -> int:
-                return reading
-
         self.begin()
         self.bring_up(1)
-        self.process(1).pipes[2] = Pipe()
-        os.write(writing, b"the last thing that it said\n")
-        os.close(writing)
+        self.process(1).printed("the last thing that it said\n", 2, unread=True)
         self.end(1, 1)
         died = self.event(events.WorkerDied)
         self.assertEqual([line.text for line in died.output], ["the last thing that it said"])

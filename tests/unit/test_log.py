@@ -210,6 +210,18 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         LogLevel.info,
         "port server is tcp:81 from the next restart on",
     ),
+    (
+        events.OutputDropped(source="worker 3", lines=4711, sink="the terminal"),
+        "monitor",
+        LogLevel.warn,
+        "4711 lines of worker 3 are not in the terminal, which could not take what was printed; it takes all again",
+    ),
+    (
+        events.OutputDropped(source="worker 3", lines=1, sink="the log file /l"),
+        "monitor",
+        LogLevel.warn,
+        "1 line of worker 3 is not in the log file /l, which could not take what was printed; it takes all again",
+    ),
     (events.CommandFinished(command="git pull", status=0), "exec", LogLevel.info, "command done: git pull"),
     (
         events.CommandFinished(command="git pull", status=128),
@@ -298,18 +310,6 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "1 notification held back or lost: 20 an hour are enough; they are summed up",
     ),
     (
-        events.Fault(where="the hook on_crash_detected", error=ERROR),
-        "monitor",
-        LogLevel.error,
-        "the hook on_crash_detected failed: ValueError: no; the session goes on",
-    ),
-    (
-        events.SessionEnding(reason="SIGTERM", graceful=True, status=0),
-        "monitor",
-        LogLevel.info,
-        "the session ends (SIGTERM): its workers finish what they have, then exit status 0",
-    ),
-    (
         events.JournalResumed(path="/s/journal.jsonl", missing=0),
         "monitor",
         LogLevel.info,
@@ -320,6 +320,18 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "monitor",
         LogLevel.warn,
         "/s/audit.jsonl is written again; 1 event could not be kept",
+    ),
+    (
+        events.Fault(where="the hook on_crash_detected", error=ERROR),
+        "monitor",
+        LogLevel.error,
+        "the hook on_crash_detected failed: ValueError: no; the session goes on",
+    ),
+    (
+        events.SessionEnding(reason="SIGTERM", graceful=True, status=0),
+        "monitor",
+        LogLevel.info,
+        "the session ends (SIGTERM): its workers finish what they have, then exit status 0",
     ),
     (
         events.SessionEnding(reason="gave up", graceful=False, status=70),

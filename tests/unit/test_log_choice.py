@@ -14,7 +14,7 @@ from twisted.scripts._twistd_unix import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from serverworker.observers.log_format import choose_observer
+from serverworker.observers.log_choice import choose_observer
 
 
 def event(text: str = "hello", level: Any = LogLevel.info) -> dict[str, Any]:

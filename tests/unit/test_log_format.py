@@ -17,9 +17,8 @@ from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.observers import log_format
 from serverworker.observers.log import NAMESPACE
-from serverworker.observers.log_format import Writer, json_observer, terminal_observer
+from serverworker.observers.log_sink import json_sink, terminal_sink
 from serverworker.values.event_json import utc
 
 AT = 1795507637.1234
@@ -49,7 +48,7 @@ def caught() -> Failure:
 def shown(*events: Mapping[str, Any], colour: bool = False) -> str:
     """What a stream gets of these events."""
     stream = io.StringIO()
-    observer = terminal_observer(stream, colour)
+    observer = terminal_sink(stream, colour)
     for each in events:
         observer(dict(each))
     return stream.getvalue()
@@ -127,13 +126,13 @@ class LinesTests(SynchronousTestCase):
     def test_noise_is_left_out(self) -> None:
         """Factories that start and stop, debug events unless asked for, and events without a text."""
         stream = io.StringIO()
-        publisher = LogPublisher(terminal_observer(stream, colour=False))
+        publisher = LogPublisher(terminal_sink(stream, colour=False))
         for text in ("Starting factory {factory!r}", "Stopping factory {factory!r}"):
             Logger(observer=publisher).info(text, factory=Factory())
         Logger(observer=publisher).debug("debug")
         publisher({"log_time": AT})
         self.assertEqual("", stream.getvalue())
-        terminal_observer(stream, colour=False, lowest=LogLevel.debug)(event(log_level=LogLevel.debug))
+        terminal_sink(stream, colour=False, lowest=LogLevel.debug)(event(log_level=LogLevel.debug))
         self.assertIn("debug: hello", stream.getvalue())
 
     def test_an_event_with_next_to_nothing_in_it_is_shown(self) -> None:
@@ -154,7 +153,7 @@ class JsonTests(SynchronousTestCase):
 
     def lines(self, *events: Mapping[str, Any]) -> list[dict[str, Any]]:
         stream = io.StringIO()
-        observer = json_observer(stream)
+        observer = json_sink(stream)
         for each in events:
             observer(dict(each))
         self.assertTrue(stream.getvalue().isascii())
@@ -201,133 +200,6 @@ class JsonTests(SynchronousTestCase):
     def test_every_event_is_one_line(self, text: str, value: object) -> None:
         """Whatever it holds, one line of JSON that any program reads."""
         stream = io.StringIO()
-        json_observer(stream)(event(text, value=value))
+        json_sink(stream)(event(text, value=value))
         self.assertEqual(1, stream.getvalue().count("\n"))
         self.assertEqual(text, json.loads(stream.getvalue(), parse_constant=self.fail)["text"])
-
-
-class BrokenStream(io.StringIO):
-    """A stream that raises what it is told to."""
-
-    error: Exception | None = None
-
-    def write(self, text: str, /) -> int:
-        if self.error is not None:
-            raise self.error
-        return super().write(text)
-
-
-class WriterTests(SynchronousTestCase):
-    """`Writer`."""
-
-    def pipe(self, *, non_blocking: bool = False, encoding: str = "utf-8") -> tuple[int, Writer]:
-        """A pipe: the end to read, and a writer on the other."""
-        read_end, write_end = os.pipe()
-        os.set_blocking(write_end, not non_blocking)
-        with os.fdopen(write_end, "w", encoding=encoding) as stream:
-            writer = Writer(stream)
-        self.addCleanup(writer.close)
-        return read_end, writer
-
-    def read(self, fd: int, size: int) -> bytes:
-        """That many bytes of a pipe."""
-        data = b""
-        while len(data) < size:
-            readable, _, _ = select.select([fd], [], [], 10)
-            if not readable:
-                self.fail(f"only {len(data)} of {size} bytes came")
-            data += os.read(fd, size - len(data))
-        return data
-
-    def test_a_broken_stream_never_raises_into_the_logger(self) -> None:
-        """What cannot be written is dropped, counted, and told once the stream works again."""
-        stream = BrokenStream()
-        publisher = LogPublisher(terminal_observer(stream, colour=False))
-        for error in (BrokenPipeError(), BlockingIOError(), ValueError("closed"), RuntimeError()):
-            stream.error = error
-            publisher(event("lost"))
-        stream.error = None
-        publisher(event("one"))
-        publisher(event("two"))
-        lines = [line.split("] ")[1] for line in stream.getvalue().splitlines()]
-        self.assertEqual(["one", "warn: 4 log lines before this one are lost", "two"], lines)
-
-    def test_a_closed_stream_is_no_error(self) -> None:
-        """As at the very end of a process."""
-        stream = io.StringIO()
-        stream.close()
-        writer = Writer(stream)
-        self.assertFalse(writer.write("x"))
-        self.assertEqual(1, writer.dropped)
-
-    def test_a_reader_that_is_stuck_stops_nobody(self) -> None:
-        """More than the pipe holds is kept, up to a bound; then lines are dropped, and that is told."""
-        read_end, writer = self.pipe()
-        text = "x" * 65535 + "\n"
-        written = [
-            writer.write(text) for _ in range(40)
-        ]  # 2.5 MiB, where pipe and memory hold little more than 1
-        self.assertTrue(written[0])
-        self.assertFalse(written[-1])
-        self.assertEqual(written.count(False), writer.dropped)
-        self.read(read_end, written.count(True) * len(text))
-        writer.flush()
-        self.assertTrue(writer.write("again\n"))
-        self.assertEqual(b"again\n", self.read(read_end, 6))
-        os.close(read_end)
-
-    def test_everything_arrives_in_order(self) -> None:
-        """Through a descriptor that blocks and through one that does not, more than a pipe holds at once."""
-        for non_blocking in (False, True):
-            read_end, writer = self.pipe(non_blocking=non_blocking)
-            expected = "".join(f"{number} é\n" for number in range(20_000)).encode()
-            for number in range(20_000):
-                writer.write(f"{number} é\n")
-            self.assertEqual(expected, self.read(read_end, len(expected)))
-            os.close(read_end)
-
-    def test_closing_waits_for_what_is_written(self) -> None:
-        """At the end of the process nothing is lost that somebody reads."""
-        read_end, writer = self.pipe()
-        size = 300_000
-        reader = threading.Thread(target=self.read, args=(read_end, size))
-        reader.start()
-        writer.write("x" * size)
-        writer.close()
-        reader.join(10)
-        self.assertFalse(reader.is_alive())
-        self.assertFalse(writer.write("too late"))
-        os.close(read_end)
-
-    def test_closing_does_not_wait_for_ever(self) -> None:
-        """For a reader that is stuck the end of the process does not wait long."""
-        self.patch(log_format, "FLUSH_SECONDS", 0.05)
-        read_end, writer = self.pipe()
-        writer.write("x" * 200_000)
-        writer.close()
-        self.assertEqual(0, writer.dropped)
-        os.close(read_end)
-
-    def test_a_broken_pipe_drops_and_counts(self) -> None:
-        """The reader is gone: the log goes on, for nobody."""
-        read_end, writer = self.pipe()
-        os.close(read_end)
-        for _ in range(3):
-            writer.write("x")
-            writer.flush()
-        self.assertEqual(3, writer.dropped)
-
-    def test_the_last_lines_are_waited_for(self) -> None:
-        """twistd may end itself by a signal right behind them, without any further word."""
-        flushed: list[str] = []
-        self.patch(Writer, "flush", lambda writer: flushed.append("flush"))
-        for text in ("hello", "Main loop terminated.", "Server Shut Down."):
-            shown({"log_format": text, "log_level": LogLevel.info, "log_namespace": "twisted.x"})
-        self.assertEqual(2, len(flushed))
-
-    def test_what_the_streams_encoding_lacks_is_escaped(self) -> None:
-        """A terminal in ASCII, and half a surrogate pair that no encoding has."""
-        read_end, writer = self.pipe(encoding="ascii")
-        writer.write("é \ud800")
-        self.assertEqual(rb"\xe9 \ud800", self.read(read_end, 11))
-        os.close(read_end)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.processes.output import CONTINUES, LineSplitter, RecentLines, read_available
-from serverworker.values.events import OutputLine
+from serverworker.values.lines import OutputLines
 
 SMALL = 8
 """A line length at which short examples already overflow."""
@@ -126,8 +126,9 @@ class LineSplitterTests(SynchronousTestCase):
         self.assertLess(spent, 0.5)
 
 
-def said(text: str) -> OutputLine:
-    return OutputLine(source="worker 1", stream="stdout", text=text)
+def said(*texts: str) -> OutputLines:
+    text = "\n".join(texts)
+    return OutputLines(source="worker 1", stream="stdout", text=text, count=len(texts))
 
 
 class RecentLinesTests(SynchronousTestCase):
@@ -155,12 +156,16 @@ class RecentLinesTests(SynchronousTestCase):
         self.assertEqual(("longer",), tuple(line.text for line in recent.lines()))
 
     @settings(deadline=None)
-    @given(texts=st.lists(st.text(max_size=12), max_size=30))
-    def test_what_is_kept_is_the_longest_tail_that_fits(self, texts: list[str]) -> None:
-        """No line is let go that would have fitted, and none is out of order."""
+    @given(
+        texts=st.lists(st.text(st.characters(exclude_characters="\n"), max_size=12), max_size=30),
+        places=st.lists(st.integers(0, 30), max_size=10),
+    )
+    def test_what_is_kept_is_the_longest_tail_that_fits(self, texts: list[str], places: list[int]) -> None:
+        """No line is let go that would have fitted, and none is out of order, however many come at once."""
         recent = RecentLines(limit=5, limit_bytes=20)
-        for text in texts:
-            recent.append(said(text))
+        edges = sorted({0, len(texts), *(min(place, len(texts)) for place in places)})
+        for start, end in pairwise(edges):
+            recent.append(said(*texts[start:end]))
         kept = [line.text for line in recent.lines()]
         self.assertEqual(texts[len(texts) - len(kept) :], kept)
 

@@ -219,19 +219,19 @@ class SpawnerTests(SynchronousTestCase):
         ends = InterpreterSpawner(self.reactor).spawn(self.recipe, 7, self.protocol)
         self.addCleanup(ends.close)
         self.assertEqual(sorted(self.reactor.given["fds"]), list(range(9)))
-        self.assertEqual((self.reactor.given["fds"][1], self.reactor.given["fds"][2]), ("r", "r"))
         kinds = self.reactor.kinds
         self.assertEqual(kinds[0], Path(os.devnull).stat().st_ino)
         for number, each in enumerate(self.sockets.values(), 3):
             self.assertEqual(kinds[number], os.fstat(each.fileno()).st_ino)
-        self.assertEqual(kinds[6], os.fstat(ends.stacks).st_ino)
+        for number, descriptor in ((1, ends.stdout), (2, ends.stderr), (6, ends.stacks)):
+            self.assertEqual(kinds[number], os.fstat(descriptor).st_ino)
         self.assertEqual(kinds[8], os.fstat(self.shares).st_ino)
 
     def test_ends(self) -> None:
         """The monitor's ends do not block, are not inherited, and are all that stays open."""
         ends = InterpreterSpawner(self.reactor).spawn(self.recipe, 7, self.protocol)
-        self.assertEqual(open_descriptors(), self.before + 3)  # channel, stacks, and the board's memory
-        for descriptor in (ends.channel.fileno(), ends.stacks):
+        self.assertEqual(open_descriptors(), self.before + 5)  # channel, three pipes, and the board's memory
+        for descriptor in (ends.channel.fileno(), ends.stdout, ends.stderr, ends.stacks):
             self.assertFalse(os.get_blocking(descriptor))
             self.assertFalse(os.get_inheritable(descriptor))
         ends.close()
