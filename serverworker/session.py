@@ -26,7 +26,7 @@ from serverworker.monitor.activated import environment_at_start, take_activated
 from serverworker.monitor.capacity import check_capacity
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
-from serverworker.monitor.stream import EventStream
+from serverworker.monitor.stream import EventStream, ignore_lines
 from serverworker.observers.crash_reports import CrashReports
 from serverworker.observers.log_choice import choose_log
 from serverworker.observers.log_writer import stream_writer
@@ -248,8 +248,9 @@ class MonitorService(Service):
             self.session.give_up(ExitStatus.CONFIG, str(error))
             return
         reports = CrashReports(self._reactor, state.crashes, self.stream.publish, self._in_thread)
-        self.stream.observe(reports)
+        self.stream.observe(reports, ignore_lines)
         self.session.at_end(reports.drain)
+        self._open_notifications(state)
         self._tell_service_manager()
         operators = self._operators(state)
         operators.open()
@@ -276,9 +277,27 @@ class MonitorService(Service):
             state=lambda: self.session.engine.state,
             publish=self.stream.publish,
         )
-        self.stream.observe(observer)
+        self.stream.observe(observer, ignore_lines)
         observer.start()
         self.session.at_end(observer.close)
+
+    def _open_notifications(self, state: StateDirectory) -> None:
+        """Settled for the session: a restart reads the configuration anew, but who is told stays as it was."""
+        settings = self._settings
+        if not settings.mail.recipients and settings.webhook.url is None:
+            return
+        from serverworker.observers.notifications.opening import open_notifications
+
+        self.notifications = open_notifications(
+            reactor=self._reactor,
+            settings=settings,
+            session=self.session,
+            state=state,
+            in_thread=self._in_thread,
+        )
+        self.stream.observe(self.notifications, ignore_lines)
+        self.session.at_end(self.notifications.close)
+        self.notifications.start()
 
     def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)

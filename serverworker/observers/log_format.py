@@ -142,7 +142,7 @@ def _head(at: float, source: str, colour: bool) -> str:
     when = utc(at).replace("T", " ")
     if not colour:
         return f"{when} [{source}] "
-    return f"{_DIM}{when}{_RESET} {_SOURCE_COLOURS[source.split()[0]]}[{source}]{_RESET} "
+    return f"{_DIM}{when}{_RESET} {_SOURCE_COLOURS[source.split(maxsplit=1)[0]]}[{source}]{_RESET} "
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -37,7 +37,7 @@ class Target(Protocol):
 
 
 class StreamTarget:
-    """A terminal or a pipe. (To make it non-blocking is no way out: it would be so for everybody who shares it.)"""
+    """A terminal or a pipe. To make it non-blocking is no way out: it would be so for everybody who shares it."""
 
     def __init__(self, fd: int) -> None:
         """Of our own: the number of a descriptor that somebody closes soon means another file."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import select
-import threading
 from collections.abc import Mapping
 from typing import Any
 
