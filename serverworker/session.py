@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 from twisted.application.service import Service
@@ -61,6 +61,9 @@ from serverworker.values.errors import (
 from serverworker.values.events import Fault
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.settings import Settings
+
+if TYPE_CHECKING:
+    from serverworker.observers.notifications.observer import Notifications
 
 __all__ = ["Options", "makeService"]
 
@@ -185,6 +188,8 @@ class MonitorService(Service):
         self._over: Deferred[None] | None = Deferred()
         self._signals = 0
         self._reaper = Reaper(reactor)
+        self.notifications: Notifications | None = None
+        """Who tells by mail and webhook, once the session has begun and where it is configured."""
         self.stream = EventStream()
         self._logs = choose_log(
             parent_options, settings.output, self._stdout, environment, self._log_file_failed

@@ -31,7 +31,7 @@ from serverworker.wire.large import AMP_VALUE_BYTES, MAX_VALUE_BYTES
 from serverworker.wire.router import EmitRouter
 
 MAX_BOX_BYTES = MAX_VALUE_BYTES + 16 * ENVELOPE_BYTES
-"""A peer that sends more than this without the end of a box sends garbage."""
+"""No box is larger, unless a link is told another limit."""
 
 MAX_DESCRIPTION_BYTES = 16_384
 """Of an error that is answered to a command."""
@@ -74,6 +74,7 @@ class Link(amp.BinaryBoxProtocol):
         its `locateResponder`. Whatever a responder raises is answered as `CommandFailed`.
     :param handlers: answer the other process's emits.
     :param peer: how the other process is called in texts, such as ``worker 3``.
+    :param max_box_bytes: a peer that sends more than this without the end of a box sends garbage.
     :param on_lost: called once, when the transport is gone, with the reason: `LinkDestroyed` after `close`,
         else `PeerLost`.
     """
@@ -88,6 +89,7 @@ class Link(amp.BinaryBoxProtocol):
         *,
         peer: str = "the other process",
         on_lost: Callable[[EmitError], None] | None = None,
+        max_box_bytes: int = MAX_BOX_BYTES,
     ) -> None:
         super().__init__(self)
         self._clock = clock
@@ -100,6 +102,7 @@ class Link(amp.BinaryBoxProtocol):
         self._closed: EmitError | None = None  # why
         self._stream: _Stream | None = None
         self._unfinished_bytes = 0
+        self.max_box_bytes = max_box_bytes
 
     @property
     def closed(self) -> bool:
@@ -189,8 +192,8 @@ class Link(amp.BinaryBoxProtocol):
         """Take what the peer sent, as long as boxes have an end."""
         self._unfinished_bytes += len(data)
         super().dataReceived(data)
-        if self._unfinished_bytes > MAX_BOX_BYTES:
-            self._abort(f"a box of more than {MAX_BOX_BYTES:,} bytes")
+        if self._unfinished_bytes > self.max_box_bytes:
+            self._abort(f"a box of more than {self.max_box_bytes:,} bytes")
 
     def lengthLimitExceeded(self, length: int) -> None:  # noqa: N802 - Twisted's name
         """What came is no AMP."""
@@ -244,7 +247,9 @@ class Link(amp.BinaryBoxProtocol):
         if asked is not None:
             text = box.get(amp.ERROR_DESCRIPTION, b"").decode("utf-8", "replace")
             code = box.get(amp.ERROR_CODE, b"")
-            asked.answer.errback(CommandFailed(text or f"{self._peer} answered the error {code!r}"))
+            declared: dict[bytes, type[Exception]] = cast(Any, asked.command).reverseErrors
+            kind = declared.get(code, CommandFailed)
+            asked.answer.errback(kind(text or f"{self._peer} answered the error {code!r}"))
 
     def _expire(self, tag: bytes, timeout: float) -> None:
         asked = self._forget(tag)

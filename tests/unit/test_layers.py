@@ -28,10 +28,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """First to last. A module imports from its own folder and from earlier layers; two folders of one layer are strangers."""
 
-COMPOSITION_ROOT = frozenset({"options", "config_file", "session"})
+COMPOSITION_ROOT = frozenset({"options", "config_file", "session", "operators"})
 """The modules beside the folders that join everything."""
 
-OUTSIDE = frozenset({"serverworker", "serverworker.testing"})
+OUTSIDE = frozenset(
+    {"serverworker", "serverworker.testing", "serverworker.commands", "serverworker.control"}
+)
 """The façade and the public fakes: made of all layers, imported by none."""
 
 VERSION = "serverworker.__version__"

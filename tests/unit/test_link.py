@@ -111,7 +111,7 @@ class AskTests(LinkTestCase):
             self.responders.answer = answer
             asked = self.ask(1)
             self.pump()
-            self.assertEqual(str(self.failed(asked, CommandFailed)), str(error))
+            self.assertEqual(str(self.failed(asked, type(error))), str(error))
         self.assert_alive()
 
     def test_unknown_command(self) -> None:
