@@ -21,7 +21,7 @@ from serverworker.values.events import PreviousSession
 JOURNAL_NAME = "journal.jsonl"
 AUDIT_NAME = "audit.jsonl"
 
-LONGEST_LINE = 256 * 1024
+LONGEST_LINE = 512 * 1024
 """Bytes. Nothing of ours is longer: what is, is skipped."""
 MOST_BYTES = 16 * 1024 * 1024
 """Of lines that one look keeps in memory, whatever its limit."""

@@ -32,6 +32,7 @@ __all__ = [
     "DrainSettings",
     "HealthSettings",
     "IpcSettings",
+    "JournalSettings",
     "LimitsSettings",
     "MailSettings",
     "NotifySettings",
@@ -47,7 +48,7 @@ __all__ = [
 ]
 
 
-_MONITORS_OWN = frozenset({"control", "dashboard", "health", "mail", "notify", "webhook"})
+_MONITORS_OWN = frozenset({"control", "dashboard", "health", "journal", "mail", "notify", "webhook"})
 """Tables that no worker is told of."""
 
 
@@ -205,6 +206,18 @@ class OutputSettings:
 
 
 @frozen(kw_only=True)
+class JournalSettings:
+    """``[journal]``: every event on disk, in ``journal.jsonl``, and what operators did, in ``audit.jsonl``."""
+
+    max_mib: int = rules.whole(10, 1, 10_000)
+    """A file that has grown so large is closed, and a new one begun."""
+    max_days: int = rules.whole(30, 1, 3650)
+    """So is one that begins longer ago; a closed one that ends longer ago is removed."""
+    files: int = rules.whole(5, 0, 100)
+    """So many closed files of each are kept, the newest."""
+
+
+@frozen(kw_only=True)
 class IpcSettings:
     """``[ipc]``: emits between monitor and workers."""
 
@@ -229,6 +242,7 @@ class Settings:
     restart: RestartSettings = RestartSettings()
     limits: LimitsSettings = LimitsSettings()
     output: OutputSettings = OutputSettings()
+    journal: JournalSettings = JournalSettings()
     ipc: IpcSettings = IpcSettings()
     control: ControlSettings = ControlSettings()  # noqa: RUF009 - frozen
     dashboard: DashboardSettings = DashboardSettings()  # noqa: RUF009 - frozen

@@ -60,6 +60,10 @@ memory_samples = 6
 [output]
 show_server_output = false
 log_format = "json"
+[journal]
+max_mib = 20
+max_days = 90
+files = 3
 [ipc]
 maximum_bytes = 65536
 timeout_seconds = 9

@@ -111,6 +111,9 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"output": {"show_server_output": "yes"}}, f"output.show_server_output: {TRUTH} 'yes'"),
     ({"output": {"log_format": "xml"}}, "output.log_format: must be 'text' or 'json', not 'xml'"),
     ({"output": {"log_format": ["json"]}}, "output.log_format: must be 'text' or 'json', not an array"),
+    ({"journal": {"max_mib": 0}}, "journal.max_mib: must be a whole number, 1 to 10000, not 0"),
+    ({"journal": {"max_days": 3651}}, "journal.max_days: must be a whole number, 1 to 3650, not 3651"),
+    ({"journal": {"files": -1}}, "journal.files: must be a whole number, 0 to 100, not -1"),
     (
         {"ipc": {"maximum_bytes": 1023}},
         "ipc.maximum_bytes: must be a whole number, 1024 to 16777216, not 1023",
