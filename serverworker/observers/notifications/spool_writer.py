@@ -53,11 +53,15 @@ class SpoolWriter:
     def want(self, name: str, content: bytes | None) -> Deferred[None]:
         """Have a file hold this, or with None be gone. Fires when that was tried once; never fails.
 
-        While the disk is known to fail it fires at once: the file is tried again with all others.
+        While the disk is known to fail it fires at once, and the file is tried again with all others. Only a removal is
+        tried all the same: a full disk takes it, and what is delivered must not be sent again by the next session.
         """
         self._wanted[name] = content
         if self._retry is not None:
-            return succeed(None)
+            if content is not None:
+                return succeed(None)
+            self._retry.cancel()
+            self._retry = None
         tried: Deferred[None] = Deferred()
         self._tried.setdefault(name, []).append(tried)
         self._go_on()
@@ -80,7 +84,9 @@ class SpoolWriter:
             self._finish()
             return
         self._busy = True
-        name, content = next(iter(self._wanted.items()))
+        removals = (each for each, content in self._wanted.items() if content is None)
+        name = next(removals, None) or next(iter(self._wanted))
+        content = self._wanted[name]
         put = self._bounded(partial(self._spool.put, name, content))
         put.addCallbacks(self._done, self._failed, callbackArgs=(name, content))
 
@@ -89,7 +95,10 @@ class SpoolWriter:
 
     def _done(self, _: object, name: str, content: bytes | None) -> None:
         self._busy = False
-        self._failures = 0
+        if (
+            content is not None or len(self._wanted) == 1
+        ):  # a removal alone does not say that the disk has room
+            self._failures = 0
         if self._wanted.get(name) is content:  # else it was wanted otherwise meanwhile
             self._wanted.pop(name, None)
             self._answer(name)
