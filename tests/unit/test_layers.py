@@ -23,17 +23,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("processes",),
     ("monitor",),
-    ("observers", "surfaces"),
-    ("composition root",),
+    ("observers", "surfaces", "control"),
+    ("composition root", "ctl"),
 )
 """First to last. A module imports from its own folder and from earlier layers; two folders of one layer are strangers."""
 
-COMPOSITION_ROOT = frozenset({"options", "config_file", "session", "operators"})
+COMPOSITION_ROOT = frozenset({"options", "config_file", "session", "operators", "monitoring"})
 """The modules beside the folders that join everything."""
 
-OUTSIDE = frozenset(
-    {"serverworker", "serverworker.testing", "serverworker.commands", "serverworker.control"}
-)
+OUTSIDE = frozenset({"serverworker", "serverworker.testing", "serverworker.commands"})
 """The façade and the public fakes: made of all layers, imported by none."""
 
 VERSION = "serverworker.__version__"

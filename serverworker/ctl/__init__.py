@@ -1,0 +1,1 @@
+"""`serverworkerctl`: a session in the operator's terminal."""
