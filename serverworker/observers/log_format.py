@@ -34,7 +34,10 @@ _NOT_FIELDS = frozenset(
 
 # C0 without tab and newline, DEL, C1, and what turns the writing direction round (lines that read as others).
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_CONTROL_BYTES = tuple(byte for byte in (*range(32), 127) if byte not in b"\t\n")
+# The same in UTF-8, in parts that are looked for at the speed of memchr: 20 times as fast.
+_CONTROL_BYTES = tuple(byte for byte in (*range(32), 0x7F) if byte not in b"\t\n")
+_C1 = re.compile(rb"\xc2[\x80-\x9f]")
+_TURNING = re.compile(rb"\xe2(?:\x80[\xaa-\xae]|\x81[\xa6-\xa9])")
 
 
 class Form(Protocol):
@@ -43,8 +46,8 @@ class Form(Protocol):
     def entry(self, event: LogEvent) -> str:
         """An event as whole lines; empty where it has nothing to say. May raise: an event may hold anything."""
 
-    def lines(self, told: ToldLines) -> str:
-        """What a worker printed: each line as `entry` would have it, but all at once, which is 100 times faster."""
+    def lines(self, told: ToldLines) -> bytes:
+        """What a worker printed, in UTF-8: each line as `entry` has it, but all at once, which is 100 times faster."""
 
 
 @frozen
@@ -57,13 +60,13 @@ class TextForm:
         """See `Form.entry`."""
         return _as_lines(event, self.colour)
 
-    def lines(self, told: ToldLines) -> str:
+    def lines(self, told: ToldLines) -> bytes:
         """See `Form.lines`."""
-        text = told.lines.text
-        if _may_hold_control_characters(text):
-            text = _CONTROL.sub(_escaped, text)
-        head = _head(told.at, told.lines.source, self.colour)
-        return f"{head}{text.replace(chr(10), chr(10) + head)}\n"
+        data = told.lines.text.encode("utf-8", "backslashreplace")
+        if _holds_control_characters(data):
+            data = _CONTROL.sub(_escaped, data.decode()).encode()
+        head = _head(told.at, told.lines.source, self.colour).encode()
+        return b"%s%s\n" % (head, data.replace(b"\n", b"\n" + head))
 
 
 @frozen
@@ -74,7 +77,7 @@ class JsonForm:
         """See `Form.entry`."""
         return _as_json(event)
 
-    def lines(self, told: ToldLines) -> str:
+    def lines(self, told: ToldLines) -> bytes:
         """See `Form.lines`."""
         lines = told.lines
         source, stream = encode_basestring_ascii(lines.source), encode_basestring_ascii(lines.stream)
@@ -85,15 +88,14 @@ class JsonForm:
             quoted = encode_basestring_ascii(text)
             tail = f'"event": "OutputLine", "sequence": {sequence}}}}}\n'
             made.append(f"{head}{quoted}{middle}{quoted}, {tail}")
-        return "".join(made)
+        return "".join(made).encode("ascii")
 
 
-def _may_hold_control_characters(text: str) -> bool:
-    """Whether it is worth looking for them one by one, which takes twenty times as long."""
-    if not text.isascii():
+def _holds_control_characters(data: bytes) -> bool:
+    """Whether there are any of `_CONTROL` in a text, given in UTF-8."""
+    if any(byte in data for byte in _CONTROL_BYTES):
         return True
-    data = text.encode("ascii")
-    return any(byte in data for byte in _CONTROL_BYTES)
+    return not data.isascii() and (_C1.search(data) or _TURNING.search(data)) is not None
 
 
 def own_event(text: str) -> LogEvent:

@@ -42,7 +42,7 @@ class LogSink:
         except Exception as error:  # an event may hold anything
             text = self._form.entry(own_event(f"an event cannot be shown: {type(error).__name__}: {error}"))
         if text and event.get("event") == "OutputLine":
-            self.writer.write_lines(text, str(event.get("source")), 1)
+            self.writer.write_lines(text.encode("utf-8", "backslashreplace"), str(event.get("source")), 1)
         elif text and self.writer.write(text) and self.writer.dropped > self._told_dropped:
             dropped, self._told_dropped = self.writer.dropped - self._told_dropped, self.writer.dropped
             note = own_event(f"{dropped} log lines before this one are lost")

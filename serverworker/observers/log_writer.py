@@ -92,7 +92,7 @@ class Writer:
         self.dropped = 0
         """How many of the session's own texts were lost."""
         self._target = target
-        self._encoding = encoding
+        self._encoding = encoding.lower()
         self._troubled = troubled
         self._changed = threading.Condition()
         self._waiting: deque[_Text] = deque()
@@ -127,9 +127,10 @@ class Writer:
             self._add(_Text(data))
         return True
 
-    def write_lines(self, text: str, source: str, lines: int) -> None:
-        """Have what a worker printed written: so many lines, whole. They may be dropped, and are counted then."""
-        data = self._encoded(text)
+    def write_lines(self, data: bytes, source: str, lines: int) -> None:
+        """Have what a worker printed written: so many lines, in UTF-8. They may be dropped, and are counted then."""
+        if self._encoding != "utf-8":
+            data = self._encoded(data.decode())
         with self._changed:
             if self._closed or (self._dropping and self._bytes >= ROOM_BYTES):
                 self._dropped_lines[source] += lines
@@ -278,9 +279,9 @@ class DirectWriter(Writer):
             return False
         return True
 
-    def write_lines(self, text: str, source: str, lines: int) -> None:
+    def write_lines(self, data: bytes, source: str, lines: int) -> None:
         """See `Writer.write_lines`."""
-        if not self.write(text):
+        if not self.write(data.decode()):
             self.dropped -= 1
             self._dropped_lines[source] += lines
 

@@ -10,8 +10,8 @@ from serverworker.values.lines import OutputLines
 
 MAX_LINE_BYTES = 65536
 """A longer line is told in pieces, so that a program without newlines cannot fill the monitor's memory."""
-CONTINUES = " [… continues]"
-"""Stands at the end of each piece of an overlong line but its last."""
+CONTINUES = " [... continues]"
+"""Stands at the end of each piece of an overlong line but its last. In ASCII: so a text in ASCII stays one, and fast."""
 RECENT_LINES = 200
 RECENT_BYTES = 256 * 1024
 READ_CAP = 4 * 1024 * 1024

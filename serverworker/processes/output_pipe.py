@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.interfaces import IDelayedCall, IReadDescriptor
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -14,6 +14,10 @@ from serverworker.processes.output import read_available
 
 READ_BYTES = 65536
 """So much is read at once, which is all that a pipe holds: Twisted's own reader takes an eighth of it."""
+
+
+GATHER_SECONDS = 0.001
+"""So long it is left alone after what was there has been read: to be woken for each line of many costs both sides."""
 
 
 @implementer(IReadDescriptor)
@@ -25,14 +29,18 @@ class OutputPipe:
         self._reactor = reactor
         self._descriptor = descriptor
         self._received = received
+        self._gathering: IDelayedCall | None = None
+        self._paused = True
 
     def resume(self) -> None:
         """Read from now on."""
-        if self._descriptor >= 0:
+        self._paused = False
+        if self._descriptor >= 0 and self._gathering is None:
             self._reactor.addReader(self)
 
     def pause(self) -> None:
         """Read no more for now."""
+        self._paused = True
         if self._descriptor >= 0:
             self._reactor.removeReader(self)
 
@@ -50,6 +58,9 @@ class OutputPipe:
             self._reactor.removeReader(self)
             os.close(self._descriptor)
             self._descriptor = -1
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
 
     # --- what the reactor calls -----------------------------------------------------------------
 
@@ -69,10 +80,18 @@ class OutputPipe:
             return
         except OSError:
             data = b""
-        if data:
-            self._received(data)
-        else:
+        if not data:
             self.close()
+            return
+        if len(data) < READ_BYTES // 2:  # else somebody writes faster than this is read
+            self._reactor.removeReader(self)
+            self._gathering = self._reactor.callLater(GATHER_SECONDS, self._gathered)
+        self._received(data)
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        if not self._paused:
+            self.resume()
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor has given it up."""
