@@ -43,6 +43,7 @@ async def watch(reactor: Any, client: Client) -> None:
 
 def table(status: dict[str, Any], told: list[dict[str, Any]]) -> Any:
     """The status and the last events, for rich to draw."""
+    from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
