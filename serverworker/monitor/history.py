@@ -104,7 +104,7 @@ class _Lines:
 
     def add(self, told: ToldLines) -> None:
         some = told.last(self._number)
-        if some is not told:
+        if some.lines.count < told.lines.count:
             self.gone = some.sequence - 1
         self._told.append(some)
         self._count += some.lines.count
