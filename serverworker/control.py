@@ -20,7 +20,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.protocols import amp
@@ -74,9 +74,9 @@ def connect(
 
 async def _connect(reactor: Any, endpoint: IStreamClientEndpoint, key: str | None) -> Client:
     client = Client(reactor)
-    await endpoint.connect(Factory.forProtocol(lambda: client.link))
+    await endpoint.connect(_OneLink(client.link))
     try:
-        hello = await client.link.ask(control.Hello, ANSWER_SECONDS)
+        hello = await client._hello()
         if hello["version"] != control.CONTROL_VERSION:
             raise ServerWorkerError(
                 f"the session speaks version {hello['version']} of the control protocol, and this client version "
@@ -90,6 +90,16 @@ async def _connect(reactor: Any, endpoint: IStreamClientEndpoint, key: str | Non
         client.close()
         raise
     return client
+
+
+class _OneLink(Factory):
+    noisy = False
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def buildProtocol(self, addr: IAddress | None) -> Link:
+        return self._link
 
 
 class Client(amp.CommandLocator):
@@ -109,6 +119,15 @@ class Client(amp.CommandLocator):
         self._session = ""
         self._waiting: list[Deferred[EmitError]] = []
         self._lost: EmitError | None = None
+
+    async def _hello(self) -> dict[str, Any]:
+        try:
+            return await self.link.ask(control.Hello, ANSWER_SECONDS)
+        except PeerLost as error:
+            raise PeerLost(
+                f"the session hung up at once ({error}); it lets in its own user and root, or over TLS whoever has the "
+                "certificate or the key that it asks for, and its log says why"
+            ) from error
 
     def close(self) -> None:
         """Let go of it. What waits for an answer fails with `LinkDestroyed`."""
@@ -231,11 +250,14 @@ class Client(amp.CommandLocator):
         :param kinds: the names of events; none: all but heartbeats.
         :param output: whether lines that workers print are told, too.
         :param missed: is called where events came that the session keeps no more.
-        :return: a Deferred of where the session is now. One client has one subscription: a second takes its place.
+        :return: a Deferred of where the session is now. One client has one subscription: a second takes its place, and
+            where that is refused, the first goes on.
+
+        The session sends some hundred events at a time, and waits for the listener to have had them: for a minute.
+        Then it lets go of this client, which may `connect` and subscribe anew, from `position` on.
         """
         if self._lost is not None:
             return fail(PeerLost(f"the connection is gone: {self._lost}"))
-        self._listener, self._missed = listener, missed
         asked = self.link.ask(
             control.Subscribe,
             ANSWER_SECONDS,
@@ -244,9 +266,17 @@ class Client(amp.CommandLocator):
             kinds=list(kinds),
             output=output,
         )
-        return asked.addCallback(partial(self._subscribed, since))
+        return asked.addCallback(partial(self._subscribed, since, listener, missed))
 
-    def _subscribed(self, since: Position | None, response: dict[str, Any]) -> Position:
+    def _subscribed(
+        self,
+        since: Position | None,
+        listener: Listener,
+        missed: Callable[[], Any] | None,
+        response: dict[str, Any],
+    ) -> Position:
+        # Not before: what comes until then is of the subscription before.
+        self._listener, self._missed = listener, missed
         now = Position(session=response["session"], sequence=response["sequence"])
         self._session = now.session
         if since is None:
@@ -265,15 +295,22 @@ class Client(amp.CommandLocator):
     @control.Told.responder
     async def told(self, events: str, upto: int, missed: bool) -> dict[str, Any]:
         """Some events."""
+        listener, session = self._listener, self._session
+        if listener is None:
+            return {}
         if missed and self._missed is not None:
             await self._safely(self._missed)
         for event in json.loads(events):
-            if self._listener is None:
-                return {}
-            await self._safely(self._listener, event)
-            self.position = Position(session=self._session, sequence=event["sequence"])
-        self.position = Position(session=self._session, sequence=upto)
+            if self._listener is not listener:
+                return {}  # another subscription has taken the place of this one
+            await self._safely(listener, event)
+            self._advance(listener, session, event["sequence"])
+        self._advance(listener, session, upto)
         return {}
+
+    def _advance(self, listener: Listener, session: str, sequence: int) -> None:
+        if self._listener is listener:
+            self.position = Position(session=session, sequence=sequence)
 
     async def _safely(self, call: Callable[..., Any], *arguments: Any) -> None:
         with self._log.failuresHandled("a listener of events failed; the next event is told all the same"):

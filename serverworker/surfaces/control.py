@@ -10,33 +10,24 @@ import os
 import pwd
 import socket
 import struct
-from collections.abc import Callable
-from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.protocols.amp import IResponderLocator
-from zope.interface import implementer
 
 from serverworker.processes.accept import AcceptReader
-from serverworker.processes.sockets import describe_bound, release
+from serverworker.processes.sockets import describe_bound, file_of
+from serverworker.surfaces.control_link import ControlLink
 from serverworker.surfaces.control_peer import ControlPeer, Peer
 from serverworker.surfaces.desk import Desk
 from serverworker.surfaces.session_key import KeyCheck
-from serverworker.values.errors import EmitError
-from serverworker.wire.emits import Handlers
-from serverworker.wire.link import MAX_BOX_BYTES, Link
 
 MOST_CONNECTIONS = 500
 MOST_STRANGERS = 50
-"""Of those that have not shown a key yet."""
-KEY_SECONDS = 10.0
-"""How long a stranger has to show it."""
-STRANGER_BYTES = 16 * 1024
-"""The largest box of somebody who has not shown the key."""
+"""Of those that have not shown a key or a certificate yet."""
 CLOSE_SECONDS = 2.0
 """How long the last answers have on their way out."""
 
@@ -60,13 +51,15 @@ class ControlPort(Factory):
         certified: bool = False,
     ) -> None:
         """`bound` listens; `tls`: `CertificateOptions`; `certified`: only who has shown a certificate gets in."""
-        self._reactor = reactor
+        self.reactor = reactor
+        """What time and links are from."""
+        self.certified = certified
         self._desk = desk
         self._keys = keys
         self._bound = bound
+        self._file = file_of(bound)
         self._tls = tls
-        self.certified = certified
-        self._links: set[_ControlLink] = set()
+        self._links: set[ControlLink] = set()
         self._reader: AcceptReader | None = None
         self._refused = 0
         self._closed: Deferred[None] | None = None
@@ -84,48 +77,55 @@ class ControlPort(Factory):
 
             factory = TLSMemoryBIOFactory(self._tls, False, self)
         # Not Twisted's own port: that gives the file of a unix socket the mode 0666.
-        self._reader = AcceptReader(self._reactor, self._bound, factory)
+        self._reader = AcceptReader(self.reactor, self._bound, factory)
         self._reader.start()
 
-    def buildProtocol(self, addr: IAddress | None) -> Link:
+    def buildProtocol(self, addr: IAddress | None) -> ControlLink:
         """One more program."""
-        return _ControlLink(self)
+        return ControlLink(self)
 
-    def connected(self, link: _ControlLink) -> ControlPeer | None:
+    def connected(self, link: ControlLink) -> ControlPeer | None:
         """Who it is; None for one that is not let in."""
-        strangers = sum(not each.peer.allowed for each in self._links if each.peer is not None)
-        if len(self._links) >= MOST_CONNECTIONS:
-            self._refuse(f"there are {MOST_CONNECTIONS} connections already")
-            return None
         who = self._who(link)
-        if who is None:
-            return None
-        if not who.allowed and strangers >= MOST_STRANGERS:
-            self._refuse(f"{MOST_STRANGERS} connections have not shown the session key yet")
+        if who is None or not self._has_room(stranger=not who.allowed):
             return None
         self._links.add(link)
-        peer = ControlPeer(self._desk, self._reactor, self._keys, who)
-        peer.link = link
-        return peer
+        return ControlPeer(self._desk, self.reactor, self._keys, who, link)
+
+    def _has_room(self, *, stranger: bool) -> bool:
+        """Whether one more may come. Who has waited longest for nothing makes room for it."""
+        strangers = [each for each in self._links if not each.allowed]
+        if stranger and len(strangers) >= MOST_STRANGERS:
+            self._let_go(strangers, f"{MOST_STRANGERS} connections have shown no key yet")
+        elif len(self._links) >= MOST_CONNECTIONS:
+            idle = [each for each in self._links if each.idle]
+            if not idle:
+                self._refuse(f"there are {MOST_CONNECTIONS} connections already")
+                return False
+            self._let_go(strangers or idle, f"there are {MOST_CONNECTIONS} connections")
+        return True
+
+    def _let_go(self, some: list[ControlLink], why: str) -> None:
+        longest = min(some, key=lambda each: each.heard_at)
+        self._links.discard(longest)
+        longest.abort()
+        self._say(f"the control connection that was idle longest makes room: {why}")
 
     def _refuse(self, why: str) -> None:
-        self._refused += 1
-        if self._refused & (self._refused - 1) == 0:  # said at the first, second, fourth, eighth…
-            self._log.warn(
-                "a connection to the control port is refused: {why} ({count} so far)",
-                why=why,
-                count=self._refused,
-            )
+        self._say(f"a connection to the control port is refused: {why}")
 
-    def _who(self, link: _ControlLink) -> Peer | None:
+    def _say(self, what: str) -> None:
+        self._refused += 1
+        if self._refused & (self._refused - 1) == 0:  # at the first, second, fourth, eighth…
+            self._log.warn("{what} ({count} connections so far)", what=what, count=self._refused)
+
+    def _who(self, link: ControlLink) -> Peer | None:
         transport: Any = link.transport
         if self._bound.family == socket.AF_UNIX:
             return self._local(transport)
         host = transport.getPeer().host
-        if self.certified:
-            # The handshake is over when the first bytes come: who has no certificate never gets so far.
-            return Peer(who=f"a certificate, {host}", origin=host, allowed=True)
-        return Peer(who=f"the session key, {host}", origin=host, allowed=False)
+        # A certificate is known, and found good, when the handshake is over: until then this is a stranger too.
+        return Peer(who=f"the session key, {host}", origin=_origin(host), allowed=False)
 
     def _local(self, transport: Any) -> Peer | None:
         try:
@@ -139,7 +139,7 @@ class ControlPort(Factory):
             return None
         return Peer(who=who, origin=f"uid {uid}", allowed=True)
 
-    def gone(self, link: _ControlLink) -> None:
+    def gone(self, link: ControlLink) -> None:
         """One program less."""
         self._links.discard(link)
         if not self._links and self._closed is not None:
@@ -152,14 +152,16 @@ class ControlPort(Factory):
             return succeed(None)
         reader, self._reader = self._reader, None
         reader.stop()
-        release(self._bound)
+        self._bound.close()
+        if self._file is not None:
+            self._file.unlink()
         if not self._links:
             return succeed(None)
         closed: Deferred[None] = Deferred()
         self._closed = closed
         for link in tuple(self._links):
             link.close()
-        deadline = self._reactor.callLater(CLOSE_SECONDS, self._abort)
+        deadline = self.reactor.callLater(CLOSE_SECONDS, self._abort)
 
         def done(result: Any) -> Any:
             if deadline.active():
@@ -172,104 +174,15 @@ class ControlPort(Factory):
         for link in tuple(self._links):
             link.abort()
 
-    @property
-    def reactor(self) -> Any:
-        """What time and links are from."""
-        return self._reactor
 
-
-@implementer(IResponderLocator)
-class _ControlLink(Link):
-    """A link to somebody who need not be trusted: what it may send is bounded, and while it does not read, it is not read."""
-
-    def __init__(self, port: ControlPort) -> None:
-        self.peer: ControlPeer | None = None
-        self._port = port
-        self._named = False
-        self._deadline: IDelayedCall | None = None
-        super().__init__(
-            port.reactor,
-            self,
-            Handlers(),
-            peer="a control client",
-            on_lost=self._gone,
-            max_box_bytes=STRANGER_BYTES,
-        )
-
-    def locateResponder(self, name: bytes) -> Callable[[Any], Any] | None:
-        """Who answers a command."""
-        return None if self.peer is None else self.peer.locateResponder(name)
-
-    def startReceivingBoxes(self, sender: Any) -> None:
-        """The transport is there."""
-        super().startReceivingBoxes(sender)
-        self.peer = self._port.connected(self)
-        if self.peer is None:
-            self.abort()
-            return
-        stream: Any = self._stream
-        stream.unregisterProducer()
-        stream.registerProducer(_BothWays(self._router, stream), True)
-        if self.peer.allowed:
-            self.max_box_bytes = MAX_BOX_BYTES
-        else:
-            self._deadline = self._port.reactor.callLater(KEY_SECONDS, self._no_key)
-
-    def ampBoxReceived(self, box: Any) -> None:
-        """Take one box."""
-        certificate = self._certificate()
-        if certificate is not None and self.peer is not None:
-            self.peer.named(certificate)
-        super().ampBoxReceived(box)
-        if self.peer is not None and self.peer.allowed:
-            self.max_box_bytes = MAX_BOX_BYTES
-
-    def _certificate(self) -> str | None:
-        """Whose certificate it has shown; known only after the handshake, so with the first box."""
-        if not self._port.certified or self._named:
-            return None
-        self._named = True
-        transport: Any = self.transport
-        subject = transport.getPeerCertificate().get_subject()
-        return f"{subject.CN or 'a certificate'}, {transport.getPeer().host}"
-
-    def _no_key(self) -> None:
-        self._deadline = None
-        if self.peer is not None and not self.peer.allowed:
-            self.abort()
-
-    def abort(self) -> None:
-        """Let go of it at once."""
-        with suppress(Exception):
-            transport: Any = self.transport
-            transport.abortConnection()
-
-    def _gone(self, reason: EmitError) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if self.peer is not None:
-            self.peer.lost(reason)
-        self._port.gone(self)
-
-
-class _BothWays:
-    """A producer that, while the other end does not read, is not read either: answers cannot pile up."""
-
-    def __init__(self, router: Any, stream: Any) -> None:
-        self._router = router
-        self._stream = stream
-
-    def pauseProducing(self) -> None:
-        self._router.pauseProducing()
-        self._stream.pauseProducing()
-
-    def resumeProducing(self) -> None:
-        self._router.resumeProducing()
-        self._stream.resumeProducing()
-
-    def stopProducing(self) -> None:
-        self._router.stopProducing()
+def _origin(host: str) -> str:
+    """What guessing is counted by: an IPv6 network, since whoever has one address there has them all."""
+    address = ip_address(host.partition("%")[0])
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 def _user(uid: int) -> str:

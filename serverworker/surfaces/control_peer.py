@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -19,17 +20,31 @@ from serverworker.surfaces.session_key import KeyCheck
 from serverworker.surfaces.status import status_json
 from serverworker.values.errors import BadCommand, EmitError, NotAllowed
 from serverworker.wire import control
-from serverworker.wire.link import Link
+from serverworker.wire.emits import check_name
 
 GATHER_SECONDS = 0.05
 """How long events are gathered for one message to a subscriber."""
 BATCH_EVENTS = 500
-BATCH_BYTES = 1024 * 1024
+BATCH_BYTES = 256 * 1024
 """Of one message; a single event may be larger."""
 ANSWER_SECONDS = 60.0
 """How long a subscriber may take with one message. One that takes longer is let go of."""
 MOST_WRONG_KEYS = 3
 """On one connection."""
+LONGEST_EMIT_SECONDS = 86_400.0
+
+
+class Connection(Protocol):
+    """What is needed of the link to the program."""
+
+    def ask(self, command: type[amp.Command], /, timeout: float, **args: Any) -> Deferred[dict[str, Any]]:
+        """Send a command, and wait for its answer."""
+
+    def close(self) -> None:
+        """Close it, once what can be sent has been."""
+
+    def abort(self) -> None:
+        """Let go of it at once."""
 
 
 @frozen(kw_only=True)
@@ -41,15 +56,14 @@ class Peer:
     origin: str
     """Its address: who guesses at keys is known by it."""
     allowed: bool
-    """Whether it needs no key: it is this user, or has shown a certificate."""
+    """Whether it needs no key: it is this user, or root."""
 
 
 class ControlPeer(amp.CommandLocator):
     """Answers one program. Everything that it may see or do goes through `_seat`, which asks for the key."""
 
-    def __init__(self, desk: Desk, reactor: Any, keys: KeyCheck, peer: Peer) -> None:
-        self.link: Link | None = None
-        """Set by whoever makes both."""
+    def __init__(self, desk: Desk, reactor: Any, keys: KeyCheck, peer: Peer, link: Connection) -> None:
+        self._link = link
         self.allowed = peer.allowed
         self._desk = desk
         self._reactor = reactor
@@ -65,8 +79,14 @@ class ControlPeer(amp.CommandLocator):
             raise NotAllowed("show the session key first (Authenticate)")
         return self._desk
 
-    def named(self, who: str) -> None:
-        """It has said who it is."""
+    @property
+    def subscribed(self) -> bool:
+        """Whether it is told of events."""
+        return self._subscription is not None
+
+    def admit(self, who: str) -> None:
+        """It has shown who it is, and may sit at the desk."""
+        self.allowed = True
         self._asker = Asker(who=who, surface="control")
 
     def lost(self, reason: EmitError) -> None:
@@ -80,13 +100,15 @@ class ControlPeer(amp.CommandLocator):
 
     @control.Authenticate.responder
     def authenticate(self, key: str) -> dict[str, Any]:
-        """The session key."""
+        """The session key. Who needs none is not asked for it."""
+        if self.allowed:
+            return {"who": self._asker.who}
         try:
             self._keys.check(key, self._peer.origin, "control")
         except NotAllowed:
             self._wrong_keys += 1
-            if self._wrong_keys >= MOST_WRONG_KEYS and self.link is not None:
-                self._reactor.callLater(0, self.link.close)
+            if self._wrong_keys >= MOST_WRONG_KEYS:
+                self._reactor.callLater(0, self._link.close)  # behind the answer
             raise
         self.allowed = True
         return {"who": self._asker.who}
@@ -168,13 +190,17 @@ class ControlPeer(amp.CommandLocator):
     async def emit(self, name: str, args: Any, to: str, seconds: float | None) -> dict[str, Any]:
         """Have the application's handlers run."""
         desk = self._seat()
-        asked = deeds.Emit(name=name, args=args, to=deeds.check_target(to))
+        asked = deeds.Emit(name=_name(name), args=args, to=deeds.check_target(to))
+        if seconds is not None and not 0 < seconds <= LONGEST_EMIT_SECONDS:
+            raise BadCommand(
+                f"seconds must be more than 0, and {LONGEST_EMIT_SECONDS:g} at most, not {seconds:g}"
+            )
         outcomes = await deeds.do_emit(desk, asked, seconds)
         failed = [who for who, outcome in outcomes.items() if "error" in outcome]
         text = (
             f"failed in {', '.join(failed)}" if failed else f"answered by {', '.join(outcomes) or 'nobody'}"
         )
-        audited(Outcome(text=text), desk, self._asker, f"emit {name} to {to}")
+        audited(Outcome(text=text), desk, self._asker, shlex.join(["emit", name, "to", to]))
         return {"outcomes": outcomes}
 
     @control.Run.responder
@@ -195,9 +221,8 @@ class ControlPeer(amp.CommandLocator):
         else:
             start = max(since, 0) if session == desk.session else 0
         self._unsubscribe()
-        assert self.link is not None
         self._subscription = Subscription(
-            self._reactor, self.link, desk.history, start, wanted, output=output
+            self._reactor, self._link, desk.history, start, wanted, output=output
         )
         return {"session": desk.session, "sequence": desk.history.sequence}
 
@@ -219,7 +244,7 @@ class Subscription:
     def __init__(
         self,
         reactor: Any,
-        link: Link,
+        link: Connection,
         history: History,
         start: int,
         kinds: frozenset[str],
@@ -272,7 +297,7 @@ class Subscription:
     def _failed(self, failure: Failure) -> None:
         """It does not read, or is gone: a link on which nobody listens is of no use."""
         self.stop()
-        self._link.close()
+        self._link.abort()
 
 
 def _that_fit(events: Sequence[Kept]) -> Sequence[Kept]:
@@ -282,6 +307,14 @@ def _that_fit(events: Sequence[Kept]) -> Sequence[Kept]:
         if size > BATCH_BYTES and number:
             return events[:number]
     return events
+
+
+def _name(name: str) -> str:
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise BadCommand(str(error)) from error
+    return name
 
 
 def _limit(limit: int) -> int:

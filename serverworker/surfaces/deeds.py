@@ -57,7 +57,7 @@ def set_polling(desk: Desk, asker: Asker, arguments: Sequence[str]) -> Outcome:
 
 def set_workers(desk: Desk, asker: Asker, arguments: Sequence[str]) -> Outcome:
     """``set workers N``."""
-    if len(arguments) != 1 or not (arguments[0].isascii() and arguments[0].isdecimal()):
+    if len(arguments) != 1 or not _is_number(arguments[0]):
         raise BadCommand("usage: set workers N, a whole number, such as: set workers 4")
     count = int(arguments[0])
     desk.monitor.set_workers(count)
@@ -94,9 +94,9 @@ def parse_emit(arguments: Sequence[str]) -> Emit:
 
 def check_target(to: str) -> str:
     """The target of an emit again. Raises `BadCommand` for what can be none."""
-    if to in ("workers", "monitor") or (to.isascii() and to.isdecimal()):
+    if to in ("workers", "monitor") or _is_number(to):
         return to
-    raise BadCommand(f"an emit goes to workers, monitor, or the id of a worker, not to {to!r}")
+    raise BadCommand(f"an emit goes to workers, monitor, or the id of a worker, not to {to[:100]!r}")
 
 
 def emit(desk: Desk, asker: Asker, arguments: Sequence[str]) -> Deferred[Outcome]:
@@ -148,6 +148,11 @@ def _emitted(asked: Emit, outcomes: dict[str, Any]) -> Outcome:
     if all("error" in outcome for outcome in outcomes.values()):
         raise ServerWorkerError("\n".join(lines))
     return Outcome(text="\n".join(lines), data=outcomes)
+
+
+def _is_number(text: str) -> bool:
+    # Python reads no number of more than 4,300 digits, and raises what is none of ours.
+    return len(text) < 19 and text.isascii() and text.isdecimal()
 
 
 def _told(text: str) -> Outcome:

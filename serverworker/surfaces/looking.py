@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getopt
+import json
 import re
 import time
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from serverworker.values.events import EVENT_NAMES
 
 SHOWN = 50
 MOST_SHOWN = 10_000
+MOST_BYTES = 8 * 1024 * 1024
+"""Of events in one answer, as JSON: far more than anybody reads, and what the control port can carry."""
 _AGO = re.compile(r"(\d{1,9})(s|m|h|d)?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, None: 1}
 
@@ -59,7 +62,14 @@ def _from_journal(
 ) -> list[dict[str, Any]]:
     from serverworker.monitor.journal_files import read_journal
 
-    return list(read_journal(folder, since=since, kinds=kinds, limit=limit))
+    found: list[dict[str, Any]] = []
+    size = 0
+    for event in reversed(list(read_journal(folder, since=since, limit=limit, kinds=kinds))):
+        size += len(json.dumps(event))
+        if size > MOST_BYTES and found:
+            break
+        found.append(event)
+    return found[::-1]
 
 
 def _events_shown(found: list[dict[str, Any]]) -> Outcome:

@@ -18,7 +18,7 @@ from serverworker.values.errors import BadCommand, nearest
 from serverworker.values.events import OperatorAction
 
 _LONGEST_OUTCOME = 500
-"""Characters of what a deed came to that its entry in the audit log has."""
+"""Characters of a deed, and of what it came to, that its entry in the audit log has."""
 
 
 @frozen(kw_only=True)
@@ -184,6 +184,7 @@ def audited(result: Any, desk: Desk, asker: Asker, action: str) -> Any:
     else:
         text = result.getErrorMessage()
     first = text.partition("\n")[0][:_LONGEST_OUTCOME]
+    action = action if len(action) <= _LONGEST_OUTCOME else f"{action[:_LONGEST_OUTCOME]}…"
     desk.publish(
         OperatorAction(who=asker.who, surface=asker.surface, action=action, ok=ok, outcome=first or "done")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def tls_options(
         authorities = _certificates(f"{table}.client_authority", client_authority)
         more["trustRoot"] = trustRootFromCertificates(authorities)
     options = CertificateOptions(
-        privateKey=key.original,
+        privateKey=key,
         certificate=chain[0].original,
         extraCertChain=[each.original for each in chain[1:]],
         raiseMinimumTo=TLSVersion.TLSv1_2,
@@ -39,8 +40,8 @@ def tls_options(
         options.getContext()
     except SSL.Error as error:
         raise ConfigurationError(
-            f"{table}.certificate: {certificate} and the private key in {private_key or certificate} do not belong "
-            f"together ({error.args[0][0][2] if error.args and error.args[0] else error})"
+            f"{table}.certificate: {certificate} and the private key in {private_key or certificate} cannot be used "
+            f"together: {error.args[0][0][2] if error.args and error.args[0] else error}"
         ) from error
     return options
 
@@ -76,19 +77,28 @@ def _ended(text: bytes, end: bytes) -> list[bytes]:
 
 
 def _private_key(table: str, name: str) -> Any:
-    from OpenSSL.crypto import FILETYPE_PEM
-    from twisted.internet.ssl import KeyPair
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from OpenSSL.crypto import PKey
 
     key = f"{table}.private_key"
     text = _read(key, name)
     try:
-        return KeyPair.load(text, FILETYPE_PEM)
-    except Exception as error:  # as above; a key with a passphrase among them
+        # Not OpenSSL's own way: that asks for a passphrase on the terminal, and waits.
+        found: Any = load_pem_private_key(text, password=None)
+        return PKey.from_cryptography_key(found)
+    except Exception as error:  # whatever it is called in this version; a key with a passphrase among them
         raise ConfigurationError(
             f"{key}: {name} holds no private key in PEM form that can be read without a passphrase"
         ) from error
 
 
 def _check_dates(key: str, name: str, certificate: Any) -> None:
-    if certificate.original.has_expired():
-        raise ConfigurationError(f"{key}: the certificate in {name} has expired")
+    found, now = certificate.original.to_cryptography(), datetime.now(UTC)
+    if found.not_valid_after_utc < now:
+        raise ConfigurationError(
+            f"{key}: the certificate in {name} has expired, at {found.not_valid_after_utc}"
+        )
+    if found.not_valid_before_utc > now:
+        raise ConfigurationError(
+            f"{key}: the certificate in {name} is not valid before {found.not_valid_before_utc}; is the clock right?"
+        )
