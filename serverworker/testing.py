@@ -39,6 +39,7 @@ from serverworker.processes.server_worker import ServerWorker
 from serverworker.processes.shell import ShellResult
 from serverworker.surfaces import operator_commands
 from serverworker.surfaces.desk import Asker, Desk
+from serverworker.surfaces.status import status_json
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import CommandFinished, Event, WorkerDied
 from serverworker.values.reasons import ExitKind, ExitReason
@@ -285,6 +286,10 @@ class FakeSession:
         asker = Asker(who="the console", surface="console")
         parsed = operator_commands.parse(line, self._desk, asker)
         return operator_commands.run(parsed, self._desk, asker).addCallback(lambda outcome: outcome.text)
+
+    def status_json(self) -> dict[str, Any]:
+        """The session's status, as programs get it."""
+        return status_json(self._desk)
 
     def wait(self, answer: Deferred[Any]) -> Any:
         """What a Deferred comes to, or its exception raised, once all has happened that needs no time."""

@@ -23,7 +23,7 @@ _BASH = """\
 # bash completion for serverworkerctl: eval "$(serverworkerctl completion bash)"
 _serverworkerctl() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} command= word skip=
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+    for word in "${COMP_WORDS[@]:1:$((COMP_CWORD - 1))}"; do
         if [ -n "$skip" ]; then skip=; continue; fi
         case $word in
             --state-dir|--connect|--key-file|--authority|--certificate|--timeout) [ -z "$command" ] && skip=1 ;;
