@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +45,7 @@ class OperatorSockets:
     control_tls: Any = None
     dashboard: socket.socket | None = None
     dashboard_tls: Any = None
+    health: socket.socket | None = None
 
 
 def bind_surfaces(settings: Settings) -> OperatorSockets:
@@ -66,6 +66,7 @@ def bind_surfaces(settings: Settings) -> OperatorSockets:
         control_tls=control_tls,
         dashboard=_bind("dashboard", dashboard.endpoint),
         dashboard_tls=dashboard_tls,
+        health=_bind("health", settings.health.endpoint),
     )
 
 
@@ -89,6 +90,7 @@ class Operators:
     ) -> None:
         self._reactor = reactor
         self._session = session
+        session_id: str,
         self._publish = stream.publish
         self._settings = settings
         self._sockets = sockets
@@ -101,7 +103,7 @@ class Operators:
             history=history,
             publish=stream.publish,
             state_directory=state.path,
-            session=secrets.token_hex(8),
+            session=session_id,
             in_thread=in_thread,
         )
         self._keys = KeyCheck(reactor, lambda: session.key, stream.publish)

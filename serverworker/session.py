@@ -27,6 +27,7 @@ from serverworker.monitor.capacity import check_capacity
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream, ignore_lines
+from serverworker.monitoring import Monitoring
 from serverworker.observers.crash_reports import CrashReports
 from serverworker.observers.log_choice import choose_log
 from serverworker.observers.log_writer import stream_writer
@@ -252,12 +253,13 @@ class MonitorService(Service):
         except (ConfigurationError, ApplicationError) as error:
             self.session.give_up(ExitStatus.CONFIG, str(error))
             return
+        monitoring = self._open_monitoring(state)
         reports = CrashReports(self._reactor, state.crashes, self.stream.publish, self._in_thread)
         self.stream.observe(reports, ignore_lines)
         self.session.at_end(reports.drain)
-        self._open_notifications(state)
+        self._open_notifications(state, monitoring)
         self._tell_service_manager()
-        operators = self._operators(state)
+        operators = self._operators(state, monitoring.session_id)
         operators.open()
         self._open_console(operators.desk)
         self.session.start(str(state.path), agent, state.write_key)
@@ -286,23 +288,36 @@ class MonitorService(Service):
         observer.start()
         self.session.at_end(observer.close)
 
-    def _open_notifications(self, state: StateDirectory) -> None:
+    def _open_monitoring(self, state: StateDirectory) -> Monitoring:
+        monitoring = Monitoring(
+            reactor=self._reactor,
+            session=self.session,
+            settings=self._settings,
+            bound=self._surfaces.health,
+            state=state,
+            in_thread=self._in_thread,
+        )
+        monitoring.open()
+        return monitoring
+
+    def _open_notifications(self, state: StateDirectory, monitoring: Monitoring) -> None:
         """Settled for the session: a restart reads the configuration anew, but who is told stays as it was."""
         settings = self._settings
         if not settings.mail.recipients and settings.webhook.url is None:
             return
         from serverworker.observers.notifications.opening import open_notifications
 
-        self.notifications = open_notifications(
+        self.notifications = notifications = open_notifications(
             reactor=self._reactor,
             settings=settings,
             session=self.session,
             state=state,
             in_thread=self._in_thread,
         )
-        self.stream.observe(self.notifications, ignore_lines)
-        self.session.at_end(self.notifications.close)
-        self.notifications.start()
+        monitoring.counts.pending = lambda: notifications.pending
+        self.stream.observe(notifications, ignore_lines)
+        self.session.at_end(notifications.close)
+        notifications.start()
 
     def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
@@ -315,7 +330,7 @@ class MonitorService(Service):
         sys.path.insert(0, str(Path(self._settings.app.directory or ".").resolve()))
         return load_agent(reference)
 
-    def _operators(self, state: StateDirectory) -> Operators:
+    def _operators(self, state: StateDirectory, session_id: str) -> Operators:
         return Operators(
             reactor=self._reactor,
             session=self.session,
@@ -323,6 +338,7 @@ class MonitorService(Service):
             settings=self._settings,
             sockets=self._surfaces,
             state=state,
+            session_id=session_id,
             in_thread=self._in_thread,
         )
 

@@ -32,3 +32,14 @@ def _planned(state: SessionState) -> list[float]:
     if state.ending is not None:
         times.append(last_moment(state.ending))
     return times
+
+
+def why_unready(state: SessionState) -> str:
+    """Why no new connections should be sent here, in a few words; empty where they should: what a readiness probe asks.
+
+    From the moment that the session's end is decided on, so that a load balancer looks away while it still serves
+    (``[drain] unready_seconds``).
+    """
+    if state.phase is not Phase.RUNNING:
+        return "the session ends"
+    return "" if state.in_life(Life.SERVING) else "no worker serves"

@@ -42,6 +42,8 @@ class Engine:
         """How long after that the old workers of a restart have it for their end, before a next one starts."""
         self.apart_seconds = 0.05
         """How long after one old worker the next one leaves: two that end at once take all of a small machine."""
+        self.former_requests = 0
+        """How many requests workers that are gone had finished."""
         self._around = surroundings
         self._state = SessionState(policy=policy, seed=seed)
         self._processes: dict[int, WorkerProcess] = {}
@@ -274,6 +276,7 @@ class Engine:
         self._around.flow.remove(process.output)
         with self._log.failuresHandled("the last words of worker {worker} are lost", worker=worker_id):
             words = process.last_words()
+            self.former_requests += words.requests_finished
         if process.pid is not None:
             with self._log.failuresHandled(
                 "what worker {worker} left running is not looked for", worker=worker_id

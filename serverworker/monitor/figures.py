@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
 
+from serverworker.monitor.engine import Engine
 from serverworker.monitor.worker_process import WorkerProcess
 from serverworker.processes.descendants import cpu_seconds, rss_bytes
 from serverworker.values.events import Beat, RequestInFlight
@@ -51,6 +53,23 @@ class MonitorFigures:
     """Processor time since it was started."""
     descriptors: int | None
     """How many it has open."""
+
+
+def all_figures(engine: Engine, ping_seconds: Callable[[int], float | None]) -> tuple[WorkerFigures, ...]:
+    """The figures of every worker that is there; `ping_seconds(worker)` is `Pinger.seconds`."""
+    return tuple(worker_figures(process, ping_seconds(process.id)) for process in _processes(engine))
+
+
+def requests_finished(engine: Engine) -> int:
+    """How many requests all workers of a session have finished, those that are gone included."""
+    return engine.former_requests + sum(each.counters().requests_finished for each in _processes(engine))
+
+
+def _processes(engine: Engine) -> Iterator[WorkerProcess]:
+    for worker in engine.state.workers:
+        process = engine.process(worker.id)
+        if process is not None:
+            yield process
 
 
 def worker_figures(process: WorkerProcess, ping_seconds: float | None) -> WorkerFigures:

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred, DeferredList, fail
 
 from serverworker.monitor.console_commands import ConsoleAction
-from serverworker.monitor.figures import MonitorFigures, WorkerFigures, monitor_figures
+from serverworker.monitor.figures import (
+    MonitorFigures,
+    WorkerFigures,
+    all_figures,
+    monitor_figures,
+    requests_finished,
+)
 from serverworker.processes.awaiting import within
 from serverworker.processes.exit_handlers import ExitHandler
 from serverworker.processes.shell import ShellResult
@@ -57,7 +63,16 @@ class Monitor:
 
         It costs a few reads of /proc for each worker, so ask every second and not for every request.
         """
-        return self._session.figures()
+        return all_figures(self._session.engine, self._session.ping_seconds)
+
+    def requests_finished(self) -> int:
+        """How many requests all workers have finished, those that are gone and all heartbeats included."""
+        return requests_finished(self._session.engine)
+
+    @property
+    def previous_session(self) -> events.PreviousSession | None:
+        """How the session before this one ended; None where there was none, and until its journal was read."""
+        return self._session.previous
 
     def own_figures(self) -> MonitorFigures:
         """What the monitor itself takes of the machine, now."""

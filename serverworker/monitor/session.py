@@ -16,7 +16,6 @@ from serverworker.decisions import inputs
 from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine
-from serverworker.monitor.figures import WorkerFigures, worker_figures
 from serverworker.monitor.handle import Monitor
 from serverworker.monitor.left_behind import LeftBehind
 from serverworker.monitor.output_flow import PATIENCE_SECONDS, OutputFlow
@@ -89,6 +88,8 @@ class Session:
         self._over = over
         self._closers: list[Callable[[], Any]] = []
         self._is_over = False
+        self.previous: events.PreviousSession | None = None
+        """How the session before this one ended, once its journal was read."""
         self._recipes: dict[int, Recipe] = {}
         self._agent_ready: Deferred[None] | None = None
         self._keep_key: Callable[[str], object] = lambda key: None
@@ -134,14 +135,9 @@ class Session:
             f"{each.name}={each.describe()}" for each in self.settings.ports
         )
 
-    def figures(self) -> tuple[WorkerFigures, ...]:
-        """See `Monitor.figures`."""
-        processes = (self.engine.process(worker.id) for worker in self.engine.state.workers)
-        return tuple(
-            worker_figures(each, self._watches.ping_seconds(each.id))
-            for each in processes
-            if each is not None
-        )
+    def ping_seconds(self, worker: int) -> float | None:
+        """See `Pinger.seconds`."""
+        return self._watches.ping_seconds(worker)
 
     # --- the beginning --------------------------------------------------------------------------
 
@@ -234,6 +230,8 @@ class Session:
             case events.RestartCompleted() | events.RestartFailed() as outcome:
                 self._settle_configuration(outcome.generation)
                 self._forget_recipes()
+            case events.PreviousSession() as previous:
+                self.previous = previous
             case _:
                 pass
 

@@ -65,6 +65,7 @@ class LastWords:
     output: tuple[OutputLine, ...]
     beats: tuple[Beat, ...]
     requests: tuple[RequestInFlight, ...]
+    requests_finished: int
     stacks: str
 
 
@@ -135,10 +136,8 @@ class WorkerProcess(CommandLocator):
     def last_words(self) -> LastWords:
         """Read empty what a dead worker left, and give everything back."""
         self.output.finish()
-        requests: tuple[RequestInFlight, ...] = ()
-        stacks = ""
+        requests, counters, stacks = self.requests(), self.counters(), ""
         if self._ends is not None:
-            requests = self._ends.board.in_flight(self._reactor.seconds())
             self._ends.board.close()
         if self._dump is not None:
             stacks = self._dump.finish()
@@ -146,7 +145,11 @@ class WorkerProcess(CommandLocator):
         # process that the worker started holds it.
         self._reactor.callLater(_CHANNEL_SECONDS, self.link.close)
         return LastWords(
-            output=self.output.last_lines(), beats=tuple(self._beats), requests=requests, stacks=stacks
+            output=self.output.last_lines(),
+            beats=tuple(self._beats),
+            requests=requests,
+            requests_finished=counters.requests_finished,
+            stacks=stacks,
         )
 
     def counters(self) -> BoardCounters:
