@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from serverworker.processes.access_log import AccessLog
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.http_channel import HTTPConnection, HTTPRules, adopt
 
@@ -33,24 +34,28 @@ ABORT_SECONDS = 1.0
 """How long a connection has at the deadline to write out what it holds, before it is reset."""
 
 
-def track(factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime) -> Tracked:
+def track(
+    factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime, access: AccessLog | None = None
+) -> Tracked:
     """Serve a factory so that its connections are counted, put their requests on the board, and can be drained.
 
     Any factory will do, and none is changed. Requests are seen where the connection ends in a `twisted.web`
     HTTPChannel: a Site or another HTTPFactory, the application's own, or one in a wrapping factory (TLS, PROXY
     protocol). An HTTP/2 connection, which takes TLS, is counted, but its requests are not seen, and it is not
-    drained: it ends by itself or at the deadline.
+    drained: it ends by itself or at the deadline. `access` is told of the requests that were answered.
     """
-    return Tracked(factory, board, clock)
+    return Tracked(factory, board, clock, access)
 
 
 class Tracked:
     """A factory that is served, its open connections, and the ways in which they end."""
 
-    def __init__(self, factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime) -> None:
+    def __init__(
+        self, factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime, access: AccessLog | None
+    ) -> None:
         self._board = board
         self._clock = clock
-        self._rules = HTTPRules(board=board, clock=clock)
+        self._rules = HTTPRules(board=board, clock=clock, access=access)
         self._untracked_rules = HTTPRules(board=board, clock=clock)
         self._connections: set[_Connection] = set()
         self._waiting: list[Deferred[None]] = []

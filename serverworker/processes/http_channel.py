@@ -22,6 +22,7 @@ from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from serverworker.processes.access_log import AccessLog
 from serverworker.processes.board import RequestBoard
 
 LINGER_SECONDS = 2.0
@@ -34,6 +35,8 @@ class HTTPRules:
 
     board: RequestBoard
     clock: IReactorTime
+    access: AccessLog | None = None
+    """Is told of each request that was answered."""
     draining: bool = False
     """Of the connections to come; each one that is there is told by `HTTPConnection.drain`."""
 
@@ -44,7 +47,7 @@ class HTTPConnection:
     It stands beside its channel, whose class may be the application's own, with a use of its own for any name.
     """
 
-    __slots__ = ("_is_leaving", "_rules", "channel", "note_begin", "note_end", "ticket")
+    __slots__ = ("_is_leaving", "_rules", "began", "channel", "note_begin", "note_end", "ticket")
 
     def __init__(self, channel: HTTPChannel, rules: HTTPRules) -> None:
         self.channel = channel
@@ -52,6 +55,8 @@ class HTTPConnection:
         self.note_end = rules.board.end
         self.ticket: int | None = None
         """The board's, of the request that is being read or answered. A channel is at one request at a time."""
+        self.began = 0.0
+        """When that request's head was complete; kept only where there is an access log."""
         self._rules = rules
         self._is_leaving = False
 
@@ -73,10 +78,22 @@ class HTTPConnection:
 
     def end(self) -> None:
         """The connection is over: take its request off the board, and let go of the channel."""
+        access = self._rules.access
+        if self.ticket is not None and access is not None:
+            access.left(self.channel, self.seconds() - self.began)
         self.release()
         for name in ("writeHeaders", "loseConnection"):
             vars(self.channel).pop(name, None)  # whoever still calls it gets Twisted's own again
         del self.channel  # without this cycle both are freed at once, and not by the garbage collector
+
+    def seconds(self) -> float:
+        """The time."""
+        return self._rules.clock.seconds()
+
+    def log(self, request: Any) -> None:
+        """Have the line of a request that was answered written."""
+        assert self._rules.access is not None
+        self._rules.access(request, self.seconds() - self.began)
 
     def drain(self) -> None:
         """From now on the last answer that is asked for ends the connection."""
@@ -171,7 +188,7 @@ def adopt(protocol: IProtocol, transport: Any, rules: HTTPRules) -> HTTPConnecti
     if switch is not None and type(channel) is HTTPChannel:
         # Twisted has just made it and nobody knows it yet. A new object is faster than one that has changed its
         # class (CPython 3.11: 3 microseconds a request).
-        tracked = _tracked_class(HTTPChannel)()
+        tracked = _tracked_class(HTTPChannel, rules.access is not None)()
         for name, value in vars(channel).items():
             setattr(tracked, name, value)
         switch._channel = tracked
@@ -181,7 +198,7 @@ def adopt(protocol: IProtocol, transport: Any, rules: HTTPRules) -> HTTPConnecti
             transport.protocol = tracked
     else:
         base: Any = type(channel)
-        channel.__class__ = _tracked_class(base)
+        channel.__class__ = _tracked_class(base, rules.access is not None)
         tracked = channel
     tracked._serverworker = connection = HTTPConnection(tracked, rules)
     if rules.draining:
@@ -199,8 +216,8 @@ def _find_channel(protocol: Any) -> tuple[Any, Any]:
 
 
 @functools.cache
-def _tracked_class(base: Any) -> Any:
-    """A subclass of this HTTPChannel class that tells the board what it is at.
+def _tracked_class(base: Any, has_access_log: bool) -> Any:
+    """A subclass of this HTTPChannel class that tells the board what it is at, and the access log what it has done.
 
     Its methods run once for each request of a worker's life, so every look-up and call in them is paid by every
     visitor: hence no `super`, and one attribute alone (past 30 in an object, CPython 3.11 stores all in a slower way).
@@ -223,7 +240,18 @@ def _tracked_class(base: Any) -> Any:
             connection.note_end(ticket)
         request_done(channel, request)
 
+    def logged_all_headers_received(channel: Any) -> None:
+        connection = channel._serverworker
+        connection.began = connection.seconds()
+        allHeadersReceived(channel)
+
+    def logged_request_done(channel: Any, request: Any) -> None:
+        channel._serverworker.log(request)
+        requestDone(channel, request)
+
     methods = {"allHeadersReceived": allHeadersReceived, "requestDone": requestDone}
+    if has_access_log:
+        methods = {"allHeadersReceived": logged_all_headers_received, "requestDone": logged_request_done}
     return type(base)(base.__name__, (base,), methods)
 
 

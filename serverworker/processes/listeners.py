@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IProtocolFactory
 
 from serverworker.processes.accept import AcceptReader
+from serverworker.processes.access_log import AccessLog
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.drain import Tracked, track
 from serverworker.processes.shares import Shares
@@ -46,14 +47,19 @@ class Listeners:
         bind: bool,
         shares: Shares | None = None,
         configured: Mapping[str, str] | None = None,
+        access: AccessLog | None = None,
     ) -> None:
-        """`configured`: the addresses, by name, for an application that binds by itself and so is handed no ports."""
+        """`configured`: the addresses, by name, for an application that binds by itself and so is handed no ports.
+
+        `access` is told of the HTTP requests that were answered.
+        """
         self._reactor = reactor
         self._board = board
         self._shares = shares
         self._ports = ports
         self._bind = bind
         self._configured = configured or {}
+        self._access = access
         self.factories: dict[str, IProtocolFactory] = {}
         """What is listened with, by the port's name, as it was given."""
         self._listeners: dict[str, _Listener] = {}
@@ -86,7 +92,7 @@ class Listeners:
         self.factories[name] = factory
 
     def _serve(self, port: Port, factory: IProtocolFactory) -> None:
-        tracked = track(factory, self._board, self._reactor)
+        tracked = track(factory, self._board, self._reactor, self._access)
         tracked.factory.doStart()
         reader = AcceptReader(self._reactor, port.socket, tracked.factory, self._shares)
         self._listeners[port.name] = _Listener(port=port, tracked=tracked, reader=reader)

@@ -15,6 +15,7 @@ from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.amp import CommandLocator
 from twisted.python.failure import Failure
 
+from serverworker.processes.access_log import access_log_for
 from serverworker.processes.application import Application
 from serverworker.processes.awaiting import record_of, within
 from serverworker.processes.board import RequestBoard
@@ -108,6 +109,7 @@ class WorkerSession(CommandLocator):
             ports=self._ports,
             bind=self._settings.workers.bind,
             configured={port.name: port.describe() for port in self._settings.ports},
+            access=access_log_for(self._settings.output, answer["key"]),
         )
         worker = ServerWorker(
             worker_id=self._worker_id,
