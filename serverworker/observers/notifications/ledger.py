@@ -48,7 +48,8 @@ class Ledger:
     def note(self, message: Message, now: float) -> Message | None:
         """The message again if it is to go out by itself; None if it is a repeat, or held back."""
         group = self._groups.get(message.cause)
-        if group is not None and self._is_open(group, now):
+        # One whose time is up, and whose repeats are not told yet, takes this one along.
+        if group is not None and (group.count or self._is_open(group, now)):
             group.first_at = message.at if group.count == 0 else group.first_at
             group.last_at = message.at
             group.count += 1

@@ -81,29 +81,28 @@ class MailSink:
 
 def written(message: Message, attempt: int, sender: str, recipients: tuple[str, ...]) -> bytes:
     """A message as a mail, in RFC 5322's form but for the ends of lines, which are line feeds."""
-    import email.policy
-    from email.message import EmailMessage
+    from email.header import Header
+    from email.mime.text import MIMEText
+    from email.utils import format_datetime
 
-    # Plain text needs no folding; what has to be encoded does.
-    longest = 998 if message.subject.isascii() else 78
-    mail = EmailMessage(policy=email.policy.default.clone(max_line_length=longest))
-    mail["From"] = sender
-    mail["To"] = ", ".join(recipients)
-    mail["Subject"] = message.subject
-    mail["Date"] = datetime.fromtimestamp(message.at, UTC)
-    mail["Message-ID"] = f"<{message.id}@{_domain(sender)}>"
-    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no absence notes, please
-    mail["X-Serverworker-Id"] = message.id
-    mail["X-Serverworker-Attempt"] = str(attempt)
-    mail["User-Agent"] = f"serverworker/{__version__}"
     again = (
         f"\n(This is attempt {attempt} at this message; an earlier one may have arrived, with the same Message-ID.)\n"
         if attempt > 1
         else ""
     )
-    # In base64 no line begins with a dot, and none is too long for a server.
-    mail.set_content(f"{message.body}{again}", cte="base64")
-    return bytes(mail)
+    # In base64, as this class writes UTF-8, no line begins with a dot, and none is too long for a server.
+    mail = MIMEText(f"{message.body}{again}", "plain", "utf-8")
+    mail["From"] = sender
+    mail["To"] = ", ".join(recipients)
+    subject = message.subject
+    mail["Subject"] = subject if subject.isascii() else Header(subject, "utf-8").encode()
+    mail["Date"] = format_datetime(datetime.fromtimestamp(message.at, UTC))
+    mail["Message-ID"] = f"<{message.id}@{_domain(sender)}>"
+    mail["Auto-Submitted"] = "auto-generated"  # RFC 3834: no absence notes, please
+    mail["X-Serverworker-Id"] = message.id
+    mail["X-Serverworker-Attempt"] = str(attempt)
+    mail["User-Agent"] = f"serverworker/{__version__}"
+    return mail.as_bytes()
 
 
 def _domain(address: str) -> str:
