@@ -24,6 +24,7 @@ from serverworker.surfaces.control_link import ControlLink
 from serverworker.surfaces.control_peer import ControlPeer, Peer
 from serverworker.surfaces.desk import Desk
 from serverworker.surfaces.session_key import KeyCheck
+from serverworker.surfaces.status import RecentStatus
 
 MOST_CONNECTIONS = 500
 MOST_STRANGERS = 50
@@ -55,6 +56,7 @@ class ControlPort(Factory):
         """What time and links are from."""
         self.certified = certified
         self._desk = desk
+        self._status = RecentStatus(desk)
         self._keys = keys
         self._bound = bound
         self._file = file_of(bound)
@@ -90,7 +92,14 @@ class ControlPort(Factory):
         if who is None or not self._has_room(stranger=not who.allowed):
             return None
         self._links.add(link)
-        return ControlPeer(self._desk, self.reactor, self._keys, who, link)
+        return ControlPeer(
+            desk=self._desk,
+            status=self._status,
+            reactor=self.reactor,
+            keys=self._keys,
+            peer=who,
+            link=link,
+        )
 
     def _has_room(self, *, stranger: bool) -> bool:
         """Whether one more may come. Who has waited longest for nothing makes room for it."""
@@ -160,6 +169,8 @@ class ControlPort(Factory):
         closed: Deferred[None] = Deferred()
         self._closed = closed
         for link in tuple(self._links):
+            if link.peer is not None:
+                link.peer.tell_the_last()
             link.close()
         deadline = self.reactor.callLater(CLOSE_SECONDS, self._abort)
 

@@ -17,8 +17,8 @@ from serverworker.surfaces import deeds, looking
 from serverworker.surfaces.desk import Asker, Desk, Outcome
 from serverworker.surfaces.operator_commands import audited, parse_words, run, usages
 from serverworker.surfaces.session_key import KeyCheck
-from serverworker.surfaces.status import status_json
-from serverworker.values.errors import BadCommand, EmitError, NotAllowed
+from serverworker.surfaces.status import RecentStatus
+from serverworker.values.errors import BadCommand, EmitError, NotAllowed, NotDone
 from serverworker.wire import control
 from serverworker.wire.emits import check_name
 
@@ -62,10 +62,20 @@ class Peer:
 class ControlPeer(amp.CommandLocator):
     """Answers one program. Everything that it may see or do goes through `_seat`, which asks for the key."""
 
-    def __init__(self, desk: Desk, reactor: Any, keys: KeyCheck, peer: Peer, link: Connection) -> None:
+    def __init__(
+        self,
+        *,
+        desk: Desk,
+        status: RecentStatus,
+        reactor: Any,
+        keys: KeyCheck,
+        peer: Peer,
+        link: Connection,
+    ) -> None:
         self._link = link
         self.allowed = peer.allowed
         self._desk = desk
+        self._status = status
         self._reactor = reactor
         self._keys = keys
         self._peer = peer
@@ -88,6 +98,11 @@ class ControlPeer(amp.CommandLocator):
         """It has shown who it is, and may sit at the desk."""
         self.allowed = True
         self._asker = Asker(who=who, surface="control")
+
+    def tell_the_last(self) -> None:
+        """Tell what is still to be told, as far as one message goes: the connection is about to be closed."""
+        if self._subscription is not None:
+            self._subscription.flush()
 
     def lost(self, reason: EmitError) -> None:
         """The connection is gone."""
@@ -118,7 +133,8 @@ class ControlPeer(amp.CommandLocator):
     @control.Status.responder
     def status(self) -> dict[str, Any]:
         """How the session is."""
-        return {"status": status_json(self._seat())}
+        self._seat()
+        return {"status": self._status()}
 
     @control.Crashes.responder
     async def crashes(self) -> dict[str, Any]:
@@ -200,7 +216,13 @@ class ControlPeer(amp.CommandLocator):
         text = (
             f"failed in {', '.join(failed)}" if failed else f"answered by {', '.join(outcomes) or 'nobody'}"
         )
-        audited(Outcome(text=text), desk, self._asker, shlex.join(["emit", name, "to", to]))
+        nobody = bool(failed) and len(failed) == len(outcomes)
+        audited(
+            Failure(NotDone(text)) if nobody else Outcome(text=text),
+            desk,
+            self._asker,
+            shlex.join(["emit", name, "to", to]),
+        )
         return {"outcomes": outcomes}
 
     @control.Run.responder
@@ -270,6 +292,12 @@ class Subscription:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
+
+    def flush(self) -> None:
+        """Tell now what is being gathered."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._send()
 
     def _wake(self) -> None:
         if self._gathering is None and not self._sending:
