@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.decisions.health import LATE_SECONDS, is_healthy
+from serverworker.decisions.health import LATE_SECONDS, is_healthy, why_unready
 from serverworker.values.state import Life, Phase, Policy, SessionState, Worker
 from tests.unit.core_world import CoreWorld, serving
 from tests.unit.simulation import World
@@ -36,6 +36,15 @@ class StateTests(SynchronousTestCase):
         """One worker that serves is enough, whatever the others do."""
         self.assert_healthy(state(worker(Life.SERVING)))
         self.assert_healthy(state(evolve(worker(Life.SERVING), id=2), worker(Life.DEAD, deadline=NOW + 1)))
+
+    def test_ready(self) -> None:
+        """New connections are welcome while a worker serves, and not from when the end is decided on."""
+        self.assertEqual(why_unready(state(worker(Life.SERVING))), "")
+        for life in set(Life) - {Life.SERVING}:
+            self.assertEqual(why_unready(state(worker(life))), "no worker serves")
+        for phase in (Phase.ENDING, Phase.ENDED):
+            ending = evolve(state(worker(Life.SERVING)), phase=phase)
+            self.assertEqual(why_unready(ending), "the session ends")
 
     def test_starting(self) -> None:
         """Nobody serves yet, but a worker starts and its deadline is ahead."""
