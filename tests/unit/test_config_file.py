@@ -60,6 +60,11 @@ memory_samples = 6
 [output]
 show_server_output = false
 log_format = "json"
+file = "/var/log/mysite/session.log"
+file_max_mib = 0
+files_kept = 9
+access_log = "combined"
+access_log_file = "access.log"
 [journal]
 max_mib = 20
 max_days = 90
@@ -133,6 +138,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual(made.app.environment, {"DATABASE": "x"})
         self.assertEqual(made.polling.timeout_seconds, 2.5)
         self.assertEqual(made.control.certificate, str(self.folder / "control.pem"))
+        self.assertEqual(made.output.access_log_file, str(self.folder / "access.log"))
         told, untold = made.as_json(), default.as_json()
         left = {
             (table, key)

@@ -111,6 +111,23 @@ BAD: list[tuple[dict[str, object], str]] = [
     ({"output": {"show_server_output": "yes"}}, f"output.show_server_output: {TRUTH} 'yes'"),
     ({"output": {"log_format": "xml"}}, "output.log_format: must be 'text' or 'json', not 'xml'"),
     ({"output": {"log_format": ["json"]}}, "output.log_format: must be 'text' or 'json', not an array"),
+    (
+        {"output": {"access_log": "apache"}},
+        "output.access_log: must be 'common' or 'combined' or 'json', not 'apache'",
+    ),
+    (
+        {"output": {"access_log_file": "a.log"}},
+        "output.access_log_file: needs a format: set output.access_log to 'common', 'combined' or 'json'",
+    ),
+    (
+        {"output": {"file": "/l", "access_log": "json", "access_log_file": "/l"}},
+        "output.access_log_file: is the log file itself (output.file): name another",
+    ),
+    ({"output": {"files_kept": -1}}, "output.files_kept: must be a whole number, 0 to 1000, not -1"),
+    (
+        {"output": {"file_max_mib": 1.5}},
+        "output.file_max_mib: must be a whole number, 0 to 1000000, not 1.5",
+    ),
     ({"journal": {"max_mib": 0}}, "journal.max_mib: must be a whole number, 1 to 10000, not 0"),
     ({"journal": {"max_days": 3651}}, "journal.max_days: must be a whole number, 1 to 3650, not 3651"),
     ({"journal": {"files": -1}}, "journal.files: must be a whole number, 0 to 100, not -1"),
