@@ -67,6 +67,18 @@ class LineSplitterTests(SynchronousTestCase):
         for line in all_lines([data.replace(b"\xff", b"").replace(b"\x80", b"")]):
             self.assertLessEqual(len(line.removesuffix(CONTINUES).encode()), SMALL)
 
+    @settings(deadline=None, max_examples=300)
+    @given(
+        data=texts, places=st.lists(st.integers(0, 300), max_size=20), max_bytes=st.sampled_from([SMALL, 100])
+    )
+    def test_together_is_the_same_as_one_by_one(self, data: bytes, places: list[int], max_bytes: int) -> None:
+        """`feed_together` answers the very lines of `feed`, whichever way it takes to them."""
+        apart, together = LineSplitter(max_bytes), LineSplitter(max_bytes)
+        for part in cut(data, places):
+            lines = apart.feed(part)
+            self.assertEqual(together.feed_together(part), ("\n".join(lines), len(lines)))
+        self.assertEqual(together.flush(), apart.flush())
+
     def test_lines_come_when_they_are_complete(self) -> None:
         """A line without its end waits; flush gives it out, and once only."""
         splitter = LineSplitter()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.monitor.stream import EventStream
-from serverworker.values.events import Fault, Lifecycle, Told
+from serverworker.monitor.stream import EventStream, ignore_lines
+from serverworker.values.events import Fault, Lifecycle, OutputLine, Told
+from serverworker.values.lines import OutputLines, ToldLines
 
 
 def note(text: str) -> Lifecycle:
     return Lifecycle(worker=1, text=text)
+
+
+def lines(*texts: str) -> OutputLines:
+    return OutputLines(source="worker 1", stream="stdout", text="\n".join(texts), count=len(texts))
 
 
 class StreamTests(SynchronousTestCase):
@@ -126,3 +131,65 @@ class StreamTests(SynchronousTestCase):
         assert isinstance(fault, Fault)
         self.assertEqual(fault.where, "observer Journal")
         self.flushLoggedErrors(OSError)
+
+    # --- many lines at once ---------------------------------------------------------------------
+
+    def printed(self) -> list[str]:
+        return [each.event.text for each in self.told if isinstance(each.event, OutputLine)]
+
+    def test_lines_one_by_one(self) -> None:
+        """An observer that says nothing else is told of each line, numbered among the other events."""
+        self.stream.observe(self.told.append)
+        self.stream.publish(note("one"))
+        self.stream.publish_lines(lines("a", "b"))
+        self.stream.publish(note("two"))
+        self.assertEqual([each.sequence for each in self.told], [1, 2, 3, 4])
+        self.assertEqual(self.printed(), ["a", "b"])
+
+    def test_lines_at_once(self) -> None:
+        """One that can take them together gets them as they came; one that ignores them gets none."""
+        together: list[ToldLines] = []
+        self.stream.observe(self.told.append, together.append)
+        self.stream.observe(self.told.append, ignore_lines)
+        self.stream.publish_lines(lines("a", "b"))
+        self.assertEqual(together, [ToldLines(sequence=1, at=1000.0, lines=lines("a", "b"))])
+        self.assertEqual(self.told, [])
+
+    def test_lines_and_what_is_published_meanwhile(self) -> None:
+        """An event that an observer publishes at a line comes after all lines that came with it, for everybody."""
+
+        def echo(told: Told) -> None:
+            if isinstance(told.event, OutputLine) and told.event.text == "a":
+                self.stream.publish(note("echo"))
+
+        self.stream.observe(echo)
+        self.stream.observe(self.told.append)
+        self.stream.publish_lines(lines("a", "b"))
+        self.assertEqual([(each.sequence, each.name) for each in self.told][-1], (3, "Lifecycle"))
+        self.assertEqual(self.printed(), ["a", "b"])
+
+    def test_heard_enough(self) -> None:
+        """An observer that ends it at one line is not told of the next, though they came together."""
+
+        def once(told: Told) -> None:
+            self.told.append(told)
+            end()
+
+        end = self.stream.observe(once)
+        self.stream.publish_lines(lines("a", "b"))
+        self.assertEqual(self.printed(), ["a"])
+
+    def test_one_that_raises_at_lines(self) -> None:
+        """It is told as a fault, and the others have the lines."""
+
+        def broken(told: ToldLines) -> None:
+            raise OSError("disk full")
+
+        self.stream.observe(lambda told: None, broken)
+        self.stream.observe(self.told.append)
+        self.stream.publish_lines(lines("a", "b"))
+        self.assertEqual(self.printed(), ["a", "b"])
+        fault = self.told[-1].event
+        assert isinstance(fault, Fault)
+        self.assertIn("broken", fault.where)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
