@@ -144,7 +144,7 @@ FAMILIES = (
     Family(
         "serverworker_recovery_seconds",
         "histogram",
-        "From when the monitor knows that a worker that served has failed, until it has another one serve.",
+        "From when the monitor knows that a worker that served has failed, until as many serve again as are wanted.",
         _one(lambda look: look.metrics.recovery),
     ),
     Family(

@@ -77,7 +77,6 @@ class Metrics:
         match event:
             case events.Heartbeat():
                 self.heartbeats["ok" if event.beat.ok else "failed"].observe(event.beat.seconds)
-                return
             case events.OutputLine():
                 return
             case events.WorkerDied():
@@ -109,8 +108,6 @@ class Metrics:
         if isinstance(event, events.WorkerDied):
             if event.life == Life.SERVING.value:
                 self._fail(event.worker, now)
-        elif isinstance(event, events.ServerRunning) and self._failed:
-            self._recover(next(iter(self._failed)), now)
         if len(state.in_life(Life.SERVING)) >= state.policy.count:
             for worker_id in tuple(self._failed):
                 self._recover(worker_id, now)

@@ -109,7 +109,6 @@ class _Channel(HTTPChannel):
         self.totalHeadersSize = MOST_BYTES
         self._port = port
         self._deadline: IDelayedCall | None = None
-        self._refused = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -137,11 +136,6 @@ class _Channel(HTTPChannel):
             super().allHeadersReceived()
             return
         # Before `100 Continue`, and before a byte of it is kept.
-        self._refused = True
         transport: Any = self.transport
         transport.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         self.loseConnection()
-
-    def rawDataReceived(self, data: bytes) -> None:
-        if not self._refused:
-            super().rawDataReceived(data)

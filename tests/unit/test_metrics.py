@@ -118,7 +118,7 @@ class CountTests(MetricsTestCase):
 
 
 class RecoveryTests(MetricsTestCase):
-    """From the death of a worker that served until another one serves."""
+    """From the death of a worker that served until as many serve as are wanted."""
 
     workers = WorkersSettings(count=1, standby=1)
 
@@ -155,6 +155,7 @@ class RecoveryTests(MetricsTestCase):
         self.session.reactor.pass_seconds(20)
         self.assertEqual(self.value("serverworker_crashes_total", "hang"), 1)
         self.assertEqual(self.recoveries(), (1, 0.0))
+        self.assertEqual((self.metrics._failed, self.metrics._recovered), ({}, set()))
 
     def test_restart(self) -> None:
         """A restart is no recovery."""
@@ -162,6 +163,49 @@ class RecoveryTests(MetricsTestCase):
         self.session.reactor.pass_seconds(5)
         self.assertEqual(self.recoveries()[0], 0)
         self.assertEqual((self.metrics._failed, self.metrics._recovered), ({}, set()))
+
+
+class RecoveriesTests(MetricsTestCase):
+    """Of several workers, none of which has a standby."""
+
+    def kill_both(self) -> None:
+        """The first a second before the second; there is no memory for successors."""
+        self.session.spawner.error = OSError("no memory")
+        for worker in (1, 2):
+            self.kill(worker)
+            self.session.reactor.pass_seconds(1)
+
+    def recoveries(self) -> tuple[float, float]:
+        return self.metrics.recovery.buckets()[-1][1], self.metrics.recovery.sum
+
+    def test_one_after_the_other(self) -> None:
+        """Each that has died counts, from its own death until all serve again."""
+        self.kill_both()
+        died = self.session.reactor.seconds() - 2
+        self.session.spawner.error = None
+        times: list[float] = []
+        self.session.monitor.on_server_running(lambda _: times.append(self.session.reactor.seconds()))
+        self.session.reactor.pass_seconds(60)
+        self.assertEqual(len(times), 2)
+        count, seconds = self.recoveries()
+        self.assertEqual(count, 2)
+        self.assertAlmostEqual(seconds, 2 * (times[-1] - died) - 1)
+
+    def test_fewer_are_wanted(self) -> None:
+        """Who is not wanted any more needs no successor: it does not count for ever."""
+        self.session.spawner.error = OSError("no memory")
+        self.kill(1)
+        self.session.monitor.set_workers(1)
+        beat = events.Beat(at=50.0, ok=True, seconds=0.1, text="200")
+        self.session.spawner.processes[2].link.tell(commands.BeatTold, beat=asdict(beat))
+        self.session.reactor.turn()
+        self.session.reactor.pass_seconds(1000)
+        self.session.spawner.error = None
+        self.session.monitor.set_workers(2)
+        self.session.reactor.pass_seconds(100)
+        count, seconds = self.recoveries()
+        self.assertEqual(count, 1)
+        self.assertLess(seconds, 1)
 
 
 class WorkerTests(MetricsTestCase):
