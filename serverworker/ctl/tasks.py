@@ -6,13 +6,11 @@ import json
 import sys
 from typing import Any
 
-from serverworker.control import Client
+from serverworker.control import Client, Position
 from serverworker.ctl.main import Request
 from serverworker.ctl.showing import progress, until_gone
 from serverworker.values.errors import BadCommand
 from serverworker.values.exit_status import ExitStatus
-
-_FOLLOWED = {"events": "event", "logs": "line"}
 
 
 async def run(reactor: Any, request: Request, client: Client) -> None:
@@ -63,29 +61,29 @@ async def follow(reactor: Any, request: Request, client: Client) -> None:
     """
     command, *arguments = request.words
     output = command == "logs"
-    first = await client.run((command, *arguments), timeout=request.timeout)
-    last = max((each["sequence"] for each in first["data"]), default=0) if output else 0
-    kinds, worker = _wanted(arguments)
-    for each in first["data"]:
+    now = await client.status()
+    first = (await client.run((command, *arguments), timeout=request.timeout))["data"]
+    for each in first:
         _show_event(each, request, output=output)
+    # Lines of output are of this session alone, events of the journal of earlier ones too.
+    own = [each["sequence"] for each in first if output or each["session"] == now["session"]]
+    since = Position(session=now["session"], sequence=max(own, default=now["sequence"]))
+    kinds, worker = _wanted(arguments)
 
     def listen(event: dict[str, Any]) -> None:
-        is_line = event["event"] == "OutputLine"
-        if is_line != output or event["sequence"] <= last:
-            return
-        if not worker or event["source"] == f"worker {worker}":
+        if (event["event"] == "OutputLine") is output and worker in ("", event["source"]):
             _show_event(event, request, output=output)
 
     def missed() -> None:
         sys.stderr.write("serverworkerctl: some were missed here: this end did not keep up\n")
 
     ended = until_gone(reactor, client)
-    await client.subscribe(listen, kinds=kinds, output=output, missed=missed)
+    await client.subscribe(listen, since=since, kinds=kinds, output=output, missed=missed)
     await ended
 
 
 def _wanted(arguments: list[str]) -> tuple[tuple[str, ...], str]:
-    """The kinds of events, and the worker, that are wanted; the session has checked the arguments already."""
+    """The kinds of events, and the source, that are wanted; the session has checked the arguments already."""
     kinds: tuple[str, ...] = ()
     worker = ""
     pairs = iter(" ".join(arguments).replace("=", " ").split())
@@ -93,7 +91,7 @@ def _wanted(arguments: list[str]) -> tuple[tuple[str, ...], str]:
         if word == "--kind":
             kinds = (next(pairs),)
         elif word == "--worker":
-            worker = next(pairs)
+            worker = f"worker {next(pairs)}"
     return kinds, worker
 
 

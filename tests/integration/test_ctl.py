@@ -180,6 +180,29 @@ class FollowTests(CtlTestCase):
             else:
                 self.assertEqual((process.returncode, error), (0, ""))
 
+    def test_logs(self) -> None:
+        """Every line is printed once, whether it was there before or comes later."""
+        session = self.session("--app", "mysite:Root", folder=self.folder(mysite__py=APPLICATION))
+        session.serving()
+        for number in range(3):
+            session.get(f"/{number}")
+        follow = (sys.executable, "-u", "-m", "serverworker.ctl")
+        process = subprocess.Popen(
+            [*follow, "--state-dir", str(session.state_directory), "logs", "--follow", "--last", "3"],
+            env=own_environment({}),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(process.wait, LONG)
+        self.addCleanup(process.kill)
+        assert process.stdout is not None
+        self.addCleanup(process.stdout.close)
+        before = [process.stdout.readline().split()[-1] for _ in range(3)]
+        for number in range(3, 6):
+            session.get(f"/{number}")
+        after = [process.stdout.readline().split()[-1] for _ in range(3)]
+        self.assertEqual(before + after, [f"/{number}" for number in range(6)])
+
     def test_watch(self) -> None:
         """A table that keeps up with the session."""
         session = self.session()
@@ -213,7 +236,9 @@ class FollowTests(CtlTestCase):
         terminal.output.wait_for("the session has ended")
         self.assertEqual(session.process.wait(LONG), 0)
         terminal.press("status\r")
-        terminal.output.wait_for("error: no session runs")
+        error = terminal.output.wait_for("error: no session runs")
+        # ^D means something else to a terminal that no prompt has taken over.
+        terminal.output.wait_for("serverworker>", after=error.end())
         terminal.press(chr(4))
         self.assertEqual(process.wait(LONG), 0)
         history = home / "serverworker" / "ctl_history"

@@ -8,17 +8,20 @@ import json
 import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from twisted.internet.defer import Deferred, ensureDeferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
+from serverworker.control import Position
 from serverworker.ctl import main
 from serverworker.ctl.completion import script
 from serverworker.ctl.finding import CONTROL_FILE, LOCK_FILE, NoSession, find
 from serverworker.ctl.main import Request, parse
 from serverworker.ctl.shell import complete
+from serverworker.ctl.tasks import follow
 from serverworker.ctl.watch import cells, headline
-from serverworker.values.errors import BadCommand
+from serverworker.values.errors import BadCommand, PeerLost
 
 WORKER = {
     "id": 3,
@@ -163,6 +166,85 @@ class FindingTests(SynchronousTestCase):
             if content is not None:
                 (folder / CONTROL_FILE).write_text(content)
             self.assertIn("has no control port that is open", self.refused(str(folder)))
+
+
+class TurningReactor:
+    """A reactor that nobody stops."""
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Any) -> None:
+        """Nothing."""
+
+
+class FollowedSession:
+    """A client of a session that is at event 9."""
+
+    def __init__(self, *found: dict[str, Any]) -> None:
+        self.found = found
+        self.since: Position | None = None
+        self.listen: Any = None
+        self.gone: Deferred[Any] = Deferred()
+
+    def status(self) -> Deferred[dict[str, Any]]:
+        return succeed({"session": "this", "sequence": 9})
+
+    def run(self, words: Any, timeout: float) -> Deferred[dict[str, Any]]:
+        return succeed({"text": "", "data": list(self.found)})
+
+    def subscribe(self, listen: Any, *, since: Position, **options: Any) -> Deferred[None]:
+        self.listen, self.since = listen, since
+        return succeed(None)
+
+    def lost(self) -> Deferred[Any]:
+        return self.gone
+
+
+def told(sequence: int, session: str = "this", kind: str = "PollingChanged") -> dict[str, Any]:
+    """An event, as the journal has it."""
+    return {
+        "sequence": sequence,
+        "session": session,
+        "event": kind,
+        "at": "2026-11-24T08:00:00.000Z",
+        "source": "worker 3" if kind == "OutputLine" else "monitor",
+        "level": "info",
+        "sentence": f"event {sequence}",
+        "fields": {"text": f"line {sequence}"},
+    }
+
+
+class FollowTests(SynchronousTestCase):
+    """Where following begins, so that nothing is shown twice, and nothing is missed."""
+
+    def follow(self, client: FollowedSession, *words: str) -> str:
+        """What is printed, once two more events were told and the session is gone."""
+        with redirect_stdout(io.StringIO()) as out:
+            ended = ensureDeferred(follow(TurningReactor(), parse(words), cast(Any, client)))
+            client.listen(told(11))
+            client.listen(told(12, kind="OutputLine"))
+            client.gone.callback("the end")
+        self.failureResultOf(ended, PeerLost)
+        return out.getvalue()
+
+    def test_events(self) -> None:
+        """Behind the last event of this session that was read, though that came after the status."""
+        client = FollowedSession(told(70, "before"), told(8), told(10))
+        shown = self.follow(client, "events", "--follow")
+        self.assertEqual(client.since, Position(session="this", sequence=10))
+        self.assertEqual([line[-2:].strip() for line in shown.splitlines()], ["70", "8", "10", "11"])
+
+    def test_none(self) -> None:
+        """Where there was none of this session, from where it was."""
+        client = FollowedSession(told(70, "before"))
+        self.follow(client, "events", "--follow")
+        self.assertEqual(client.since, Position(session="this", sequence=9))
+
+    def test_logs(self) -> None:
+        """Lines alone, of one worker where that is asked for."""
+        client = FollowedSession(told(10, kind="OutputLine"))
+        shown = self.follow(client, "logs", "--follow")
+        self.assertEqual([line[-2:] for line in shown.splitlines()], ["10", "12"])
+        client = FollowedSession()
+        self.assertEqual(self.follow(client, "logs", "--follow", "--worker", "4"), "")
 
 
 class CompletionTests(SynchronousTestCase):
