@@ -22,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 from serverworker import options as command_line
 from serverworker.decisions import life
 from serverworker.monitor import crash_store
+from serverworker.observers.notifications import message, webhook
 from serverworker.surfaces import operator_commands
 from serverworker.values import events, exit_status, ports, reading, settings, state
 from serverworker.values.rules import shown
@@ -83,6 +84,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "
 
 def _written(value: object) -> str:
     """A default as it would stand in the configuration file."""
+    if isinstance(value, tuple):
+        return f"``{json.dumps(value)}``"
     return f"``{shown(value).removesuffix('.0')}``"
 
 
@@ -235,6 +238,23 @@ def _make_crash_report() -> Iterator[str]:
     yield from (".. code-block:: text", "", *(f"   {line.removeprefix('    ')}" for line in table), "")
 
 
+def _make_webhook() -> Iterator[str]:
+    """The table in the docstring of the webhook's module, held against a payload."""
+    table = str(webhook.__doc__).partition("::\n")[2].strip("\n").splitlines()
+    told = {
+        name
+        for line in table
+        if line[4:5] != " "
+        for name in re.split(r"\s{2,}", line.strip())[0].split(", ")
+    }
+    told_of = message.Message(
+        id="", at=0.0, event="", cause="", host="", subject="", body="", details={}
+    )
+    if told != (written := set(json.loads(webhook.payload(told_of, 1)))):
+        raise ExtensionError(f"the docstring of webhook and a payload differ in {told ^ written}")
+    yield from (".. code-block:: text", "", *(f"   {line.removeprefix('    ')}" for line in table), "")
+
+
 def _make_causes() -> Iterator[str]:
     rows = [(f"``{kind.value}``", _doc(events.CauseKind, kind.name)) for kind in events.CauseKind]
     yield from _table(("cause.kind", "what it says"), rows, "20 80")
@@ -251,4 +271,5 @@ _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "life": _make_life,
     "crash-report": _make_crash_report,
     "causes": _make_causes,
+    "webhook": _make_webhook,
 }

@@ -158,7 +158,7 @@ def _secret(words: str, fault: Callable[[str], str] = _secret_fault) -> Any:
 
 
 def _address() -> Any:
-    return rules.text("a mail address such as 'serverworker@example.org', in ASCII", is_address)
+    return rules.text("a mail address, in ASCII and without a name", is_address)
 
 
 def _host() -> Any:
@@ -217,7 +217,7 @@ class MailSettings:
 class WebhookSettings:
     """``[webhook]``: messages as JSON, in a shape that Slack, Mattermost and Discord take as it is."""
 
-    url: str | None = _secret("the URL of a webhook, which begins with http:// or https://", _url_fault)
+    url: str | None = _secret("the URL of a webhook, by http or https", _url_fault)
     """Where they are posted; unset: nowhere. It is never shown but for its host: whoever knows it can post there."""
     secret: str | None = _secret("one line of text")
     """Signs each message: the header ``X-Serverworker-Signature`` is ``sha256=`` and the HMAC of the body."""

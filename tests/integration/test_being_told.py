@@ -72,6 +72,9 @@ class BeingToldTests(SessionTestCase):
         session.serving()
         return session
 
+    def wait_for_sink(self, session: TestSession, event: str, sink: str) -> None:
+        session.wait_for(event, matching=lambda told: bool(told["sink"] == sink))
+
     def spooled(self, folder: Path) -> list[dict[str, Any]]:
         return [json.loads(path.read_text()) for path in sorted((folder / "state/spool").glob("*.mail.json"))]
 
@@ -86,7 +89,7 @@ class BeingToldTests(SessionTestCase):
         session = self.begin(folder)
         session.get("/crash")
         for name in ("mail", "webhook"):
-            session.wait_for("NotificationFailed", matching=lambda event, name=name: event["sink"] == name)
+            self.wait_for_sink(session, "NotificationFailed", name)
         self.assertEqual(session.get()[0], 200)
         wait_until(lambda: len(self.spooled(folder)) == 1, "the mail on disk")
         [item] = self.spooled(folder)
@@ -100,7 +103,7 @@ class BeingToldTests(SessionTestCase):
         server.start()
         second = self.begin(folder)
         for name in ("mail", "webhook"):
-            second.wait_for("NotificationDelivered", matching=lambda event, name=name: event["sink"] == name)
+            self.wait_for_sink(second, "NotificationDelivered", name)
         [got] = server.mails
         self.assertEqual((got.recipients, got.user, got.secure), (("ops@example.org",), USER, True))
         self.assertGreater(int(got.mail["X-Serverworker-Attempt"]), item["attempts"])

@@ -16,8 +16,12 @@ from serverworker.values.reading import combine, read
 from serverworker.values.rules import InvalidSettings
 from serverworker.values.settings import Settings
 
-MAIL: dict[str, Any] = {"recipients": ["ops@example.org"], "sender": "sw@example.org", "host": "smtp.example.org"}
-URL = "webhook.url: must be the URL of a webhook, which begins with http:// or https://, not"
+MAIL: dict[str, Any] = {
+    "recipients": ["ops@example.org"],
+    "sender": "sw@example.org",
+    "host": "smtp.example.org",
+}
+URL = "webhook.url: must be the URL of a webhook, by http or https, not"
 ADDRESS = "is no mail address; it must be one such as 'ops@example.org', in ASCII and without a name"
 LINE = "must be one line of text, not"
 
@@ -61,7 +65,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"mail": {**MAIL, "recipients": ["o@x.org", "o@x.org"]}}, "mail.recipients: holds 'o@x.org' twice"),
     (
         {"mail": {**MAIL, "sender": "x"}},
-        "mail.sender: must be a mail address such as 'serverworker@example.org', in ASCII, not 'x'",
+        "mail.sender: must be a mail address, in ASCII and without a name, not 'x'",
     ),
     (
         {"mail": {**MAIL, "host": "x:25"}},
