@@ -16,8 +16,8 @@ from twisted.logger import Logger
 
 from serverworker.monitor.history import History
 from serverworker.monitor.session import Session
-from serverworker.monitor.stream import EventStream
-from serverworker.processes.sockets import bind
+from serverworker.monitor.stream import EventStream, ignore_lines
+from serverworker.processes.sockets import bind, bind_all
 from serverworker.processes.state_directory import StateDirectory, check_socket_path, write_whole
 from serverworker.surfaces.control import ControlPort
 from serverworker.surfaces.desk import Desk
@@ -61,17 +61,25 @@ def bind_surfaces(settings: Settings) -> OperatorSockets:
         )
     if dashboard.certificate is not None:
         dashboard_tls = tls_options("dashboard", dashboard.certificate, dashboard.private_key)
+    endpoints = {
+        "control": control.endpoint,
+        "dashboard": dashboard.endpoint,
+        "health": settings.health.endpoint,
+    }
+    bound = bind_all([_named(name, each) for name, each in endpoints.items() if each is not None])
     return OperatorSockets(
-        control=_bind("control", control.endpoint),
+        control=bound.get("control"),
         control_tls=control_tls,
-        dashboard=_bind("dashboard", dashboard.endpoint),
+        dashboard=bound.get("dashboard"),
         dashboard_tls=dashboard_tls,
-        health=_bind("health", settings.health.endpoint),
+        health=bound.get("health"),
     )
 
 
-def _bind(name: str, endpoint: str | None) -> socket.socket | None:
-    return None if endpoint is None else bind(evolve(parse_endpoint(endpoint), name=name))
+def _named(name: str, endpoint: str) -> PortSettings:
+    port = evolve(parse_endpoint(endpoint), name=name)
+    # Absolute, so that it is found from any folder, by this process too: Twisted changes its own when it daemonises.
+    return evolve(port, path=str(Path(port.path).absolute())) if port.kind == "unix" else port
 
 
 class Operators:
@@ -86,11 +94,12 @@ class Operators:
         settings: Settings,
         sockets: OperatorSockets,
         state: StateDirectory,
+        session_id: str,
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
     ) -> None:
         self._reactor = reactor
         self._session = session
-        session_id: str,
+        self._stream = stream
         self._publish = stream.publish
         self._settings = settings
         self._sockets = sockets
@@ -110,7 +119,8 @@ class Operators:
 
     def open(self) -> None:
         """Open them all. One that cannot be opened is told as a `Fault`: the session goes on without."""
-        for name, surface in (("the control port", self._open_control),):
+        surfaces = (("the control port", self._open_control), ("the dashboard", self._open_dashboard))
+        for name, surface in surfaces:
             try:
                 surface()
             except (OSError, ServerWorkerError) as error:
@@ -132,8 +142,33 @@ class Operators:
         )
         port.start()
         self._session.at_end(port.close)
-        self._note(port.address)
         _log.info("the control port is {address}", address=port.address)
+        try:
+            self._note(port.address)
+        except OSError as error:
+            record = ErrorRecord.from_exception(error)
+            then = "the control port is open, but serverworkerctl does not find it by itself"
+            self._publish(Fault(where=CONTROL_FILE, error=record, next_step=then))
+
+    def _open_dashboard(self) -> None:
+        bound = self._sockets.dashboard
+        if bound is None:
+            return
+        # Here, so that a monitor without it does not load twisted.web.
+        from serverworker.surfaces.dashboard.dashboard import Dashboard
+
+        dashboard = Dashboard(
+            reactor=self._reactor,
+            desk=self.desk,
+            keys=self._keys,
+            bound=bound,
+            hosts=self._settings.dashboard.hosts,
+            tls=self._sockets.dashboard_tls,
+        )
+        self._stream.observe(dashboard.series, ignore_lines)
+        dashboard.start()
+        self._session.at_end(dashboard.close)
+        _log.info("the dashboard is {address}", address=dashboard.address)
 
     def _note(self, address: str) -> None:
         """Where `serverworkerctl` finds it."""

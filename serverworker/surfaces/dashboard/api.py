@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
@@ -21,6 +22,7 @@ from serverworker.surfaces.desk import Desk, Outcome
 from serverworker.surfaces.operator_commands import Parsed, parse, parse_words, run, usages
 from serverworker.surfaces.status import status_json
 from serverworker.values.errors import BadCommand, NotAllowed, ServerWorkerError
+from serverworker.values.event_json import utc
 
 SHOWN = 200
 _CRASHES = "/api/crashes/"
@@ -115,9 +117,9 @@ class Api:
     # --- looking --------------------------------------------------------------------------------
 
     def snapshot(self) -> dict[str, Any]:
-        """The session now: `status_json`, and how long it has been running."""
+        """The session now: `status_json`, how long it has been running, and what time it is here."""
         seconds = self._desk.monitor.seconds() - self._began
-        return {**status_json(self._desk), "uptime_seconds": seconds}
+        return {**status_json(self._desk), "uptime_seconds": seconds, "at": utc(time.time())}
 
     def _session(self, call: Call, visitor: Visitor) -> Answer:
         """What the page needs once it is let in."""

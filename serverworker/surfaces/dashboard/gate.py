@@ -79,7 +79,7 @@ class Gate:
             raise Refused(400, "the form cannot be read") from error
         self._check(keys[0].strip() if keys else "", call)
         token, _ = self.logins.begin()
-        self._tell(call, "log in")
+        self._tell(call, "log in", "the key is right")
         return as_json(
             {"ok": True, "text": "logged in", "data": None},
             200,
@@ -90,7 +90,7 @@ class Gate:
         """``POST /logout``."""
         if visitor.login is not None:
             self.logins.end(visitor.login)
-            self._tell(call, "log out")
+            self._tell(call, "log out", "the login has ended")
         return as_json(
             {"ok": True, "text": "logged out", "data": None},
             200,
@@ -103,10 +103,10 @@ class Gate:
         except NotAllowed as error:
             raise _stranger(str(error)) from error
 
-    def _tell(self, call: Call, action: str) -> None:
+    def _tell(self, call: Call, action: str, outcome: str) -> None:
         who = _asker(call)
         self._publish(
-            OperatorAction(who=who.who, surface=who.surface, action=action, ok=True, outcome="done")
+            OperatorAction(who=who.who, surface=who.surface, action=action, ok=True, outcome=outcome)
         )
 
 

@@ -75,7 +75,7 @@ class DashboardRequest(Request):
         except ValueError:  # too many fields
             self._answer(refusal(400, "the address cannot be read"))
             return
-        self.channel.factory.answer(call).addCallback(self._reply)
+        self.channel.owner.answer(call).addCallback(self._reply).addErrback(self._failed)
 
     def _call(self) -> Call:
         query = parse_qs(
@@ -104,9 +104,13 @@ class DashboardRequest(Request):
         else:
             self._follow(reply)
 
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure("an answer of the dashboard is lost; the session goes on", failure)
+        self.abort()
+
     def _follow(self, reply: Follow) -> None:
         try:
-            self._stream = self.channel.factory.streams.open(self, reply.visitor.login, reply.last_event_id)
+            self._stream = self.channel.owner.streams.open(self, reply.visitor.login, reply.last_event_id)
         except Refused as refused:
             self._answer(refused.answer)
 
@@ -129,7 +133,8 @@ class DashboardRequest(Request):
 
     def abort(self) -> None:
         """Let go of whoever is there."""
-        self.channel.abort()
+        if not self._gone:
+            self.channel.abort()
 
     def connectionLost(self, reason: Failure) -> None:
         """Whoever asked is gone; what was asked for goes on."""
@@ -145,20 +150,20 @@ class DashboardChannel(HTTPChannel):
     requestFactory: Any = DashboardRequest
     maxHeaders = MOST_HEADERS
     timeOut = None  # ours is the deadline, which no trickle of bytes puts off
-    factory: DashboardFactory
+    owner: DashboardFactory  # Twisted would ask a `factory` to log each request
 
     def connectionMade(self) -> None:
         """Somebody is there."""
         self._deadline: IDelayedCall | None = None
         super().connectionMade()
-        if self.factory.connected(self):
+        if self.owner.connected(self):
             self._wait()
         else:
             self.abort()
 
     def _wait(self) -> None:
         self._stop_waiting()
-        self._deadline = self.factory.clock.callLater(REQUEST_SECONDS, self._late)
+        self._deadline = self.owner.clock.callLater(REQUEST_SECONDS, self._late)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -182,7 +187,7 @@ class DashboardChannel(HTTPChannel):
     def leave(self) -> None:
         """Close it after what is written, which the client has a moment to take."""
         self._stop_waiting()
-        self._deadline = self.factory.clock.callLater(CLOSE_SECONDS, self._abort_late)
+        self._deadline = self.owner.clock.callLater(CLOSE_SECONDS, self._abort_late)
         self.loseConnection()
 
     def _abort_late(self) -> None:
@@ -198,7 +203,7 @@ class DashboardChannel(HTTPChannel):
         """It is over."""
         self._stop_waiting()
         super().connectionLost(reason)
-        self.factory.disconnected(self)
+        self.owner.disconnected(self)
 
 
 class DashboardFactory(Factory):
@@ -218,7 +223,7 @@ class DashboardFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """One more."""
         channel = DashboardChannel()
-        channel.factory = self
+        channel.owner = self
         channel.callLater = self.clock.callLater  # type: ignore[method-assign]  # Twisted's own way to give it a clock
         return channel
 
