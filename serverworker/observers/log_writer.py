@@ -196,9 +196,11 @@ class Writer:
         """Write what is waiting, and let go of the target."""
         self.flush()
         with self._changed:
-            self._closed = True
+            was_closed, self._closed = self._closed, True
             self._changed.notify_all()
         atexit.unregister(self.flush)
+        if self._thread is None and not was_closed:
+            self._target.close()
 
     # --- in the thread --------------------------------------------------------------------------
 
