@@ -247,9 +247,7 @@ def _make_webhook() -> Iterator[str]:
         if line[4:5] != " "
         for name in re.split(r"\s{2,}", line.strip())[0].split(", ")
     }
-    told_of = message.Message(
-        id="", at=0.0, event="", cause="", host="", subject="", body="", details={}
-    )
+    told_of = message.Message(id="", at=0.0, event="", cause="", host="", subject="", body="", details={})
     if told != (written := set(json.loads(webhook.payload(told_of, 1)))):
         raise ExtensionError(f"the docstring of webhook and a payload differ in {told ^ written}")
     yield from (".. code-block:: text", "", *(f"   {line.removeprefix('    ')}" for line in table), "")

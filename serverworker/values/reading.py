@@ -39,6 +39,10 @@ _FOLDER_KEYS = frozenset(
 """Keys whose value is a path, which starts at the folder that it was written in."""
 
 
+_SECRET_TABLES = frozenset({"mail", "webhook"})
+"""What stands in their place is not shown: it may be the URL or the password."""
+
+
 @frozen(kw_only=True)
 class Source:
     """One place that settings come from, read and checked key by key."""
@@ -112,7 +116,8 @@ class _Reader:
             elif name == "state_directory":
                 self._read_value(name, attrs.fields_dict(Settings)[name], value)
             elif not isinstance(value, Mapping):
-                self.problems.append(Problem(name, f"must be a table, [{name}], not {shown(value)}"))
+                what = "that" if name in _SECRET_TABLES else shown(value)
+                self.problems.append(Problem(name, f"must be a table, [{name}], not {what}"))
             elif name == "ports":
                 self._read_ports(value)
             else:

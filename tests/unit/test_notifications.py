@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs, formatEvent
 
 from serverworker.observers.notifications.delivery import Undelivered
-from serverworker.observers.notifications.observer import CALM_SECONDS
+from serverworker.observers.notifications.observer import CALM_SECONDS, MOST_EARLY
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import (
@@ -297,6 +297,24 @@ class FailingTests(NotificationTestCase):
         self.assertEqual(self.sink.attempts, [])
         self.pass_time(15)
         self.assertEqual(len(self.sink.taken), 1)
+
+    def test_too_many_before_the_spool_is_loaded(self) -> None:
+        """What waits for the disk is bounded, and what goes over is counted and said."""
+        self.patch(self, "in_thread", lambda call: Deferred())
+        notifications = self.notifications(budget_per_hour=3)
+        for _ in range(MOST_EARLY + 7):
+            self.tell(notifications, DEATH)
+        self.pass_time(11)
+        self.assertEqual([each.count for each in self.told(NotificationsDropped)], [7])
+
+    def test_no_thread_can_be_started(self) -> None:
+        """A sink that cannot even be prepared is told, and stops nobody."""
+        broken = FakeSink("mail")
+        broken.prepare = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+        self.notifications(broken, self.sink)
+        self.pass_time(6)
+        self.assertEqual(self.sink.prepared, 1)
+        self.assertIn("ZeroDivisionError", self.told(NotificationFailed)[0].text)
 
     def test_nobody_else_can_read_the_spool(self) -> None:
         """The folder is this user's alone, and so is each file."""

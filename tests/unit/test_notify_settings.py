@@ -131,6 +131,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"webhook": {"url": "https://x", "secret": "hush", "secret_file": "/x"}},
         "webhook.secret_file: stands beside webhook.secret: keep one of the two",
     ),
+    ({"webhook": "https://hush.example.org"}, "webhook: must be a table, [webhook], not that"),
     (
         {"webhook": {"secret": "hush"}},
         "webhook.url: is missing: where the messages are posted that the secret signs",

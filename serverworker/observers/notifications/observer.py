@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -99,6 +99,7 @@ class Notifications:
         }
         self._ledger = Ledger(settings.budget_per_hour, settings.group_seconds)
         self._early: deque[Told] | None = deque(maxlen=MOST_EARLY)
+        self._early_lost = 0
         self._timers: dict[str, IDelayedCall] = {}
         self._loaded = False
         self._closing = False
@@ -158,14 +159,21 @@ class Notifications:
     def _begin(self, result: object) -> None:
         if isinstance(result, Failure):
             self._log.failure("the spool of a former session could not be taken up", result)
+        self._note_early()
+        self._look_again()
+
+    def _note_early(self) -> None:
         early, self._early = self._early, None
         for told in early or ():
             self._note(told)
-        self._look_again()
+        if early is not None and self._early_lost:
+            text = f"more than {MOST_EARLY} came before the spool of the former session was read"
+            next_step = "the oldest are given up"
+            self._publish(NotificationsDropped(count=self._early_lost, text=text, next_step=next_step))
 
     def _prepare(self) -> None:
         for sink in self._sinks:
-            sink.prepare().addErrback(self._not_prepared, sink)
+            maybeDeferred(sink.prepare).addErrback(self._not_prepared, sink)
 
     def _not_prepared(self, failure: Failure, sink: Sink) -> None:
         text = str(failure.value) if failure.check(Undelivered) else str(record_of(failure))
@@ -189,6 +197,7 @@ class Notifications:
         if told.name not in self._settings.events or not _is_news(told.event):
             return
         if self._early is not None:
+            self._early_lost += len(self._early) == MOST_EARLY
             self._early.append(told)
         else:
             self._note(told)
@@ -275,9 +284,7 @@ class Notifications:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        for told in self._early or ():
-            self._note(told)
-        self._early = None
+        self._note_early()
         self._tell_due(all_of_them=True)
         if self._loaded:  # else it would take the place of one that was never read
             self._write_ledger()
