@@ -114,7 +114,7 @@ class _Lines:
             self._apart.pop(oldest.sequence, None)
             self._count -= oldest.lines.count
             self._bytes -= len(oldest.lines.text)
-            self.gone = oldest.last_sequence
+            self.gone = max(self.gone, oldest.last_sequence)  # some of the newest may be gone, too
 
     def after(self, sequence: int) -> list[Kept]:
         found: list[Kept] = []

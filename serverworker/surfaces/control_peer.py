@@ -103,6 +103,7 @@ class ControlPeer(amp.CommandLocator):
         """Tell what is still to be told, as far as one message goes: the connection is about to be closed."""
         if self._subscription is not None:
             self._subscription.flush()
+        self._unsubscribe()
 
     def lost(self, reason: EmitError) -> None:
         """The connection is gone."""
@@ -324,8 +325,9 @@ class Subscription:
 
     def _failed(self, failure: Failure) -> None:
         """It does not read, or is gone: a link on which nobody listens is of no use."""
-        self.stop()
-        self._link.abort()
+        if self._end is not None:  # nobody has stopped it, and closes the link in order
+            self.stop()
+            self._link.abort()
 
 
 def _that_fit(events: Sequence[Kept]) -> Sequence[Kept]:

@@ -22,7 +22,8 @@ def tls_options(
     from OpenSSL import SSL
     from twisted.internet.ssl import CertificateOptions, TLSVersion, trustRootFromCertificates
 
-    chain = _certificates(f"{table}.certificate", certificate)
+    # What Twisted hands on to OpenSSL are cryptography's objects: it takes both, and warns of its own.
+    chain = [each.original.to_cryptography() for each in _certificates(f"{table}.certificate", certificate)]
     key = _private_key(table, private_key or certificate)
     _check_dates(f"{table}.certificate", certificate, chain[0])
     more: dict[str, Any] = {}
@@ -31,8 +32,8 @@ def tls_options(
         more["trustRoot"] = trustRootFromCertificates(authorities)
     options = CertificateOptions(
         privateKey=key,
-        certificate=chain[0].original,
-        extraCertChain=[each.original for each in chain[1:]],
+        certificate=chain[0],
+        extraCertChain=chain[1:],
         raiseMinimumTo=TLSVersion.TLSv1_2,
         **more,
     )
@@ -78,14 +79,12 @@ def _ended(text: bytes, end: bytes) -> list[bytes]:
 
 def _private_key(table: str, name: str) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
-    from OpenSSL.crypto import PKey
 
     key = f"{table}.private_key"
     text = _read(key, name)
     try:
         # Not OpenSSL's own way: that asks for a passphrase on the terminal, and waits.
-        found: Any = load_pem_private_key(text, password=None)
-        return PKey.from_cryptography_key(found)
+        return load_pem_private_key(text, password=None)
     except Exception as error:  # whatever it is called in this version; a key with a passphrase among them
         raise ConfigurationError(
             f"{key}: {name} holds no private key in PEM form that can be read without a passphrase"
@@ -93,12 +92,10 @@ def _private_key(table: str, name: str) -> Any:
 
 
 def _check_dates(key: str, name: str, certificate: Any) -> None:
-    found, now = certificate.original.to_cryptography(), datetime.now(UTC)
-    if found.not_valid_after_utc < now:
+    now, until, since = datetime.now(UTC), certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    if until < now:
+        raise ConfigurationError(f"{key}: the certificate in {name} has expired, at {until}")
+    if since > now:
         raise ConfigurationError(
-            f"{key}: the certificate in {name} has expired, at {found.not_valid_after_utc}"
-        )
-    if found.not_valid_before_utc > now:
-        raise ConfigurationError(
-            f"{key}: the certificate in {name} is not valid before {found.not_valid_before_utc}; is the clock right?"
+            f"{key}: the certificate in {name} is not valid before {since}; is the clock right?"
         )
