@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
 from twisted.logger import Logger
@@ -24,8 +25,10 @@ CLIENT_LEFT = 499
 RETRY_SECONDS = 1.0
 """So long nothing is written after the file could not be: what comes meanwhile is lost, and counted."""
 
+# Quotes and backslashes, and all that is not printable ASCII.
 _UNSAFE = re.compile(rb"[^ !#-\[\]-~]")
-_HIDDEN = b"[session key]"
+_UNSAFE_IN_WORD = re.compile(rb"[^!#-\[\]-~]")
+_HIDDEN = b"[session-key]"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
@@ -37,7 +40,7 @@ class Access:
     """When it was answered; seconds since the epoch."""
     client: str
     method: bytes
-    target: bytes
+    target: bytes | None
     """The path, with its query."""
     protocol: bytes
     status: int
@@ -58,9 +61,9 @@ def common(access: Access) -> bytes:
     return b'%s - - %s "%s %s %s" %d %s' % (
         access.client.encode("ascii", "backslashreplace"),
         _moment(int(access.at)),
-        _escaped(access.method),
-        _escaped(access.target),
-        _escaped(access.protocol),
+        _escaped(access.method, _UNSAFE_IN_WORD),
+        _escaped(access.target, _UNSAFE_IN_WORD),
+        _escaped(access.protocol, _UNSAFE_IN_WORD),
         access.status,
         b"%d" % access.size if access.size else b"-",
     )
@@ -91,10 +94,8 @@ def as_json(access: Access) -> bytes:
 FORMS: dict[str, Form] = {"common": common, "combined": combined, "json": as_json}
 
 
-def _escaped(value: bytes | None) -> bytes:
-    if not value:
-        return b"-"
-    return _UNSAFE.sub(_hexadecimal, value) if _UNSAFE.search(value) else value
+def _escaped(value: bytes | None, unsafe: re.Pattern[bytes] = _UNSAFE) -> bytes:
+    return unsafe.sub(_hexadecimal, value) if value else b"-"
 
 
 def _hexadecimal(match: re.Match[bytes]) -> bytes:
@@ -134,7 +135,7 @@ class AccessLog:
     def __call__(self, request: Any, seconds: float) -> None:
         """Write the line of a twisted.web request that took so long. Never raises: a request may be anybody's class."""
         try:
-            self._tell(self._access(request, seconds))
+            self._write(self._form(self._access(request, seconds)) + b"\n")
         except Exception:
             self._log.failure("a line of the access log is lost")
 
@@ -144,13 +145,13 @@ class AccessLog:
             at=self._wall_clock(),
             client=getattr(request.getClientAddress(), "host", None) or "-",  # a unix socket's has none
             method=request.method,
-            target=request.uri,
+            target=self._without_key(request.uri),
             protocol=request.clientproto,
             status=request.code,
             size=request.sentLength,
             seconds=seconds,
-            referer=_first(headers.getRawHeaders(b"referer")),
-            agent=_first(headers.getRawHeaders(b"user-agent")),
+            referer=self._without_key(*headers.getRawHeaders(b"referer", ())[:1]),
+            agent=self._without_key(*headers.getRawHeaders(b"user-agent", ())[:1]),
         )
 
     def left(self, channel: Any, seconds: float) -> None:
@@ -163,15 +164,12 @@ class AccessLog:
                 request.clientproto = channel._version
             self(request, seconds)
 
-    def _tell(self, access: Access) -> None:
-        line = self._form(access)
-        if self._key and self._key in line:
-            line = line.replace(self._key, _HIDDEN)
-        self._write(line + b"\n")
-
-
-def _first(values: Any) -> bytes | None:
-    return values[0] if values else None
+    def _without_key(self, value: bytes | None = None) -> bytes | None:
+        if not value or not self._key:
+            return value
+        if self._key in value:
+            return value.replace(self._key, _HIDDEN)
+        return _HIDDEN if b"%" in value and self._key in unquote_to_bytes(value) else value
 
 
 class FileLines:

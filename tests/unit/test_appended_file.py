@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.processes.appended_file import AppendedFile
-from tests.unit.test_spawn import open_descriptors
+from tests.unit.accept_case import open_descriptors
 
 
 class AppendedFileTests(SynchronousTestCase):

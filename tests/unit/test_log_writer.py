@@ -233,7 +233,12 @@ class WriterTests(SynchronousTestCase):
         self.full(writer)
         self.assertTrue(writer.is_full)
         told = threading.Event()
-        writer.when_room(lambda: (self.calls.append("room"), told.set()))  # type: ignore[func-returns-value]
+
+        def room() -> None:
+            self.calls.append("room")
+            told.set()
+
+        writer.when_room(room)
         self.target.allowed.release()
         self.assertTrue(self.target.attempted.acquire(timeout=10))
         self.assertEqual((writer.is_full, self.calls), (False, []))  # exactly three quarters
@@ -321,7 +326,7 @@ class WriterTests(SynchronousTestCase):
         self.room(writer)
         self.assertEqual(self.target.written, b"one\ntwo\n")
         self.assertEqual(len(self.troubles), 1)
-        between = [delay for delay in delays if delay is not None]
+        between = list(filter(None, delays))
         self.assertEqual(between[:8], [1, 2, 4, 8, 16, 30, 30, 30])
 
     def test_a_disk_that_fails_at_the_end(self) -> None:
