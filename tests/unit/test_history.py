@@ -97,13 +97,19 @@ class HistoryTests(SynchronousTestCase):
 
     def test_watch(self) -> None:
         """Whoever watches is woken at each, until he ends it; one that ends while it is woken is fine."""
-        history, woken = History(), []
-        ends = []
-        ends.append(history.watch(lambda: woken.append(1)))
-        ends.append(history.watch(lambda: ends[1]()))
+        history = History()
+        woken: list[str] = []
+
+        def second() -> None:
+            woken.append("second")
+            end_first()
+            end_second()
+
+        end_first = history.watch(lambda: woken.append("first"))
+        end_second = history.watch(second)
         history(event(1))
         history.lines(lines(2, "x"))
-        self.assertEqual(woken, [1])
+        self.assertEqual(woken, ["first", "second"])
 
     @settings(max_examples=100, deadline=None)
     @given(
