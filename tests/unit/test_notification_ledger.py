@@ -42,6 +42,16 @@ class LedgerTests(SynchronousTestCase):
         ledger.note(message(), 10_000.0)
         self.assertIsNotNone(ledger.note(message(), 100.0))
 
+    def test_room_belongs_to_what_waits(self) -> None:
+        """While something is held back a newcomer joins it, and does not take the place of the message about all."""
+        ledger = Ledger(1, 60.0)
+        ledger.note(message(cause="a"), 0.0)
+        ledger.note(message(cause="b"), 10.0)
+        self.assertIsNone(ledger.note(message(cause="c"), 3601.0))
+        taken = ledger.take_held(3601.0)
+        assert taken is not None
+        self.assertEqual(sum(tally.count for tally in taken[0]), 2)
+
     def test_causes_are_bounded(self) -> None:
         """However many causes there are, what is remembered of them has a limit; they are counted all the same."""
         ledger = Ledger(1, 60.0)

@@ -214,6 +214,32 @@ class MailTests(SynchronousTestCase):
         self.assertEqual(message_from_bytes(content, policy=policy.default).get_content(), body)
 
 
+class ChatTests(SynchronousTestCase):
+    """What chats show of a payload."""
+
+    def text_of(self, body: str, attempt: int = 1) -> str:
+        return str(json.loads(payload(message(body=body), attempt))["text"])
+
+    def test_nobody_is_called(self) -> None:
+        """What a worker printed, or a client sent, calls no one, makes no link and does not end its block."""
+        text = self.text_of("@everyone <!channel> <https://x|y> ``` @here")
+        for call in ("@everyone", "<!channel", "<https", "@here"):
+            self.assertNotIn(call, text)
+        self.assertEqual(text.count("```"), 2)
+        content = json.loads(payload(message(body="@everyone"), 1))
+        self.assertEqual((content["allowed_mentions"], content["body"]), ({"parse": []}, "@everyone"))
+
+    def test_which_attempt_it_is(self) -> None:
+        """A second attempt says that an earlier one may have arrived."""
+        self.assertNotIn("attempt", self.text_of("x"))
+        self.assertIn("(attempt 2: an earlier one may have arrived)", self.text_of("x", 2))
+
+    def test_a_long_body_is_cut(self) -> None:
+        """That is said, and the block is closed."""
+        text = self.text_of("x" * 50_000)
+        self.assertTrue(text.endswith("… (cut)\n```"), text[-30:])
+
+
 class FingerprintTests(SynchronousTestCase):
     """`fingerprint`."""
 

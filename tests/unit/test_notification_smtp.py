@@ -153,6 +153,7 @@ class TalkTests(SynchronousTestCase):
         self.assertEqual((error.text, error.refused), ("AUTHDeclinedError: 535 go away", True))
         self.assertNotIn(said[-1].split()[-1], repr(error) + repr(LOGIN))
         self.assertNotIn("hush", repr(LOGIN))
+        self.assertEqual(talk.log.str(), b"")
 
     def test_a_server_without_login(self) -> None:
         """A login that was asked for is not left out in silence."""
