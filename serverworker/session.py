@@ -91,7 +91,11 @@ def makeService(options: Options) -> MonitorService:
     try:
         check_capacity(settings.workers, descriptors=_descriptors(), memory_mib=_memory_mib())
         ports = _listen(settings, notify)
-        surfaces = bind_surfaces(settings)
+        try:
+            surfaces = bind_surfaces(settings)
+        except BaseException:
+            ports.close()  # with the files of unix sockets
+            raise
     except (PortUnavailable, ConfigurationError) as error:
         sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
         unavailable = isinstance(error, PortUnavailable)
