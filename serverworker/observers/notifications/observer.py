@@ -86,17 +86,8 @@ class Notifications:
         self._state = state
         self._key = key
         self._writer = SpoolWriter(clock, spool, in_thread, publish)
-        self._deliveries = {
-            sink.name: Delivery(
-                clock=clock,
-                wall_clock=wall_clock,
-                sink=sink,
-                want=self._writer.want,
-                publish=publish,
-                chance=chance,
-            )
-            for sink in sinks
-        }
+        self._chance = chance
+        self._deliveries = {sink.name: self._delivery_to(sink) for sink in sinks}
         self._ledger = Ledger(settings.budget_per_hour, settings.group_seconds)
         self._early: deque[Told] | None = deque(maxlen=MOST_EARLY)
         self._early_lost = 0
@@ -104,6 +95,16 @@ class Notifications:
         self._loaded = False
         self._closing = False
         self._closed = False
+
+    def _delivery_to(self, sink: Sink) -> Delivery:
+        return Delivery(
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+            sink=sink,
+            want=self._writer.want,
+            publish=self._publish,
+            chance=self._chance,
+        )
 
     @property
     def pending(self) -> int:
