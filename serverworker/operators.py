@@ -131,7 +131,7 @@ class Operators:
         bound = self._sockets.control
         if bound is None:
             path = check_socket_path(self._state.runtime / CONTROL_NAME)
-            bound = bind(PortSettings(name="control", kind="unix", path=str(path), mode=0o600, backlog=128))
+            bound = bind(PortSettings(name="control", kind="unix", path=str(path), mode=0o600))
         port = ControlPort(
             reactor=self._reactor,
             desk=self.desk,
