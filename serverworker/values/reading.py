@@ -15,7 +15,7 @@ from serverworker.values.errors import Problem, nearest
 from serverworker.values.ports import PortSettings, parse_port, port_key
 from serverworker.values.rules import InvalidSettings, Rule, key_part, placed, shown
 from serverworker.values.settings import Settings
-from serverworker.values.surfaces import parse_endpoint
+from serverworker.values.surfaces import absolute_endpoint
 
 _TABLES: dict[str, type[Any]] = {
     item.name: type(item.default) for item in attrs.fields(Settings) if attrs.has(type(item.default))
@@ -143,7 +143,7 @@ class _Reader:
         if isinstance(value, str) and (key in _FOLDER_KEYS or (key == "app.python" and "/" in value)):
             return placed(value, self.folder)
         if isinstance(value, str) and key.endswith(".endpoint") and value.startswith("unix:"):
-            return parse_endpoint(value, self.folder).describe()
+            return absolute_endpoint(value, self.folder)
         return value
 
     def _read_ports(self, data: Mapping[str, object]) -> None:

@@ -48,6 +48,13 @@ def parse_endpoint(value: object, folder: str = "") -> PortSettings:
     return port
 
 
+def absolute_endpoint(value: object, folder: str) -> str:
+    """The same endpoint as a text, with the path of a unix socket taken from `folder`. Raises as `parse_endpoint`."""
+    port = parse_endpoint(value, folder)
+    # What a port of the application's need not say, since it is the default there.
+    return port.describe() + (":mode=666" if port.kind == "unix" and port.mode == 0o666 else "")
+
+
 def is_loopback(port: PortSettings) -> bool:
     """Whether nobody on another machine can reach it."""
     return port.kind == "unix" or (bool(port.interface) and ip_address(port.interface).is_loopback)

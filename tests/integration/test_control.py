@@ -262,9 +262,9 @@ class SocketTests(ControlledCase):
         """A thousand connections that say nothing keep nobody out."""
         session = self.controlled()
         idle: list[socket.socket] = []
-        self.addCleanup(lambda: [each.close() for each in idle])
         for _ in range(1000):
             connection = socket.socket(socket.AF_UNIX)
+            self.addCleanup(connection.close)
             idle.append(connection)
             connection.connect(f"{session.state_directory}/run/control")
         client: Client = await self.client(session)

@@ -12,6 +12,7 @@ from serverworker.values.surfaces import (
     ControlSettings,
     DashboardSettings,
     HealthSettings,
+    absolute_endpoint,
     is_loopback,
     parse_endpoint,
 )
@@ -97,6 +98,12 @@ class SettingsTests(SynchronousTestCase):
         self.assertEqual(parse_endpoint("unix:/run/a:mode=660").mode, 0o660)
         self.assertEqual(parse_endpoint("unix:/run/a:backlog=5").mode, 0o600)
         self.assertNotEqual(parse_port("server", "unix:/run/a").mode, 0o600)
+
+    def test_absolute(self) -> None:
+        """Taken from a folder it is the same endpoint, its mode included."""
+        for mode, tail in ((0o600, ""), (0o600, ":mode=600"), (0o660, ":mode=660"), (0o666, ":mode=666")):
+            port = parse_endpoint(absolute_endpoint(f"unix:a{tail}", "/srv"))
+            self.assertEqual((port.path, port.mode), ("/srv/a", mode))
 
     def test_loopback(self) -> None:
         """Where another machine cannot come from."""
