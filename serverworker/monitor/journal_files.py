@@ -64,7 +64,7 @@ def read_journal(
     """
     found: list[dict[str, Any]] = []
     size = 0
-    for line, event in _backwards(directory, name, since):
+    for line, event in _backwards(directory, name, since, kinds):
         if kinds and event["event"] not in kinds:
             continue
         size += len(line)
@@ -81,7 +81,7 @@ def previous_session(directory: Path, own: str) -> PreviousSession | None:
     """
     session, last_at, began, crashes = "", "", "", 0
     ended: dict[str, Any] | None = None
-    for number, (_, event) in enumerate(_backwards(directory, JOURNAL_NAME, None)):
+    for number, (_, event) in enumerate(_backwards(directory, JOURNAL_NAME)):
         if event["session"] == own:
             continue
         session, last_at = session or event["session"], last_at or event["at"]
@@ -107,11 +107,15 @@ def previous_session(directory: Path, own: str) -> PreviousSession | None:
     )
 
 
-def _backwards(directory: Path, name: str, since: float | None) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Every event that is not older than `since`, newest first, and its line.
+def _backwards(
+    directory: Path, name: str, since: float | None = None, kinds: Collection[str] = ()
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Every event that is not older than `since`, newest first, and its line; of `kinds`, and perhaps a few others.
 
     Times are compared one by one, as a clock may have been set back; but a file that begins before `since` is the last.
     """
+    # To look for a text costs a tenth of what it costs to parse a line.
+    marks = [f'"event":"{kind}"'.encode() for kind in kinds]
     seen = set()
     for path in journal_files(directory, name):
         try:
@@ -123,15 +127,14 @@ def _backwards(directory: Path, name: str, since: float | None) -> Iterator[tupl
             if identity in seen:  # it was renamed since we read it
                 continue
             seen.add(identity)
-            oldest: float | None = None
             for line in lines_backwards(file):
-                event = parse(line)
-                if event is None:
+                if marks and not any(mark in line for mark in marks):
                     continue
-                oldest = moment(event["at"])
-                if since is None or oldest >= since:
+                event = parse(line)
+                if event is not None and (since is None or moment(event["at"]) >= since):
                     yield line, event
-            if since is not None and oldest is not None and oldest < since:
+            began = _first_time(file)
+            if since is not None and began is not None and began < since:
                 return
 
 
@@ -183,6 +186,11 @@ def moment(at: str) -> float:
 def first_time(path: Path) -> float | None:
     """When the first event of a file was told; None where it has none. Raises OSError."""
     with suppress(FileNotFoundError), path.open("rb") as file:
-        event = parse(file.readline(LONGEST_LINE))
-        return None if event is None else moment(event["at"])
+        return _first_time(file)
     return None
+
+
+def _first_time(file: IO[bytes]) -> float | None:
+    file.seek(0)
+    event = parse(file.readline(LONGEST_LINE))
+    return None if event is None else moment(event["at"])

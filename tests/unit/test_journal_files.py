@@ -154,7 +154,7 @@ class ReadTests(JournalFilesTestCase):
         """A file that is renamed while somebody reads is not read twice."""
         self.write(note("1"), name="journal.jsonl.1")
         self.write(note("2"))
-        found = journal_files._backwards(self.folder, JOURNAL_NAME, None)
+        found = journal_files._backwards(self.folder, JOURNAL_NAME)
         texts = [next(found)[1]["fields"]["text"]]
         (self.folder / "journal.jsonl.1").rename(self.folder / "journal.jsonl.2")
         (self.folder / JOURNAL_NAME).rename(self.folder / "journal.jsonl.1")
