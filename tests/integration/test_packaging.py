@@ -157,11 +157,13 @@ class ContentTests(TestCase):
         self.assertEqual(sorted(folders | {"twisted.plugins"}), sorted(listed))
 
     def test_the_wheel_holds_the_package_and_the_plugin(self) -> None:
-        """Every module, the marker of a typed package, and of Twisted's folder our one file only."""
+        """Every module, the marker of a typed package, the dashboard's page, and of Twisted's folder our one file only."""
         with zipfile.ZipFile(environment().wheel) as opened:
             names = set(opened.namelist())
         ours = {name for name in names if name.startswith("serverworker/")}
-        self.assertEqual(modules_of_the_package() | {"serverworker/py.typed"}, ours)
+        pages = (ROOT / "serverworker/surfaces/dashboard/static").iterdir()
+        others = {"serverworker/py.typed", *(str(page.relative_to(ROOT)) for page in pages)}
+        self.assertEqual(modules_of_the_package() | others, ours)
         rest = {name for name in names - ours if ".dist-info/" not in name}
         self.assertEqual({"twisted/plugins/serverworker_plugin.py"}, rest)
 
