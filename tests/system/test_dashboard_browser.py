@@ -193,7 +193,7 @@ class LookTests(DashboardTestCase):
         self.see("#crashes .report pre", "Traceback (most recent call last)")
         self.see("#beats", "at most")
         for scheme in ("light", "dark"):
-            self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            self.page.emulate_media(color_scheme=scheme)
             for name, size in (("desk", DESK), ("phone", PHONE)):
                 self.page.set_viewport_size(size)  # type: ignore[arg-type]
                 self.page.wait_for_timeout(400)  # colours fade, the chart is drawn anew
