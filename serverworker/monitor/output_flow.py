@@ -118,7 +118,7 @@ class OutputFlow:
 
     def _tell_dropped(self, sink: Sink) -> None:
         for source, lines in sink.take_dropped().items():
-            self._publish(OutputDropped(source=source, lines=lines, sink=sink.name))
+            self._publish(OutputDropped(origin=source, lines=lines, sink=sink.name))
 
     def _settle(self) -> None:
         """Read, or do not, as the sinks have it now."""

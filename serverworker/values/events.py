@@ -305,7 +305,7 @@ class CommandFinished:
 class OutputDropped:
     """Lines that a worker printed are not in a log: it could not take them for too long."""
 
-    source: str
+    origin: str
     """Whose they were, such as ``worker 3``."""
     lines: int
     sink: str

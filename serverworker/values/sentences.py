@@ -196,7 +196,7 @@ def _command_finished(event: events.CommandFinished) -> Row:
 def _output_dropped(event: events.OutputDropped) -> Row:
     are = "is" if event.lines == 1 else "are"
     return "warn", (
-        f"{_count(event.lines, 'line')} of {event.source} {are} not in {event.sink}, which could not take what was "
+        f"{_count(event.lines, 'line')} of {event.origin} {are} not in {event.sink}, which could not take what was "
         "printed; it takes all again"
     )
 

@@ -211,13 +211,13 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "port server is tcp:81 from the next restart on",
     ),
     (
-        events.OutputDropped(source="worker 3", lines=4711, sink="the terminal"),
+        events.OutputDropped(origin="worker 3", lines=4711, sink="the terminal"),
         "monitor",
         LogLevel.warn,
         "4711 lines of worker 3 are not in the terminal, which could not take what was printed; it takes all again",
     ),
     (
-        events.OutputDropped(source="worker 3", lines=1, sink="the log file /l"),
+        events.OutputDropped(origin="worker 3", lines=1, sink="the log file /l"),
         "monitor",
         LogLevel.warn,
         "1 line of worker 3 is not in the log file /l, which could not take what was printed; it takes all again",

@@ -101,7 +101,7 @@ class CountTests(MetricsTestCase):
         tell = self.session._session.stream.publish
         error = ErrorRecord(type="builtins.OSError", message="no")
         tell(events.Fault(where="a hook", error=error))
-        tell(events.OutputDropped(source="worker 1", lines=4711, sink="the terminal"))
+        tell(events.OutputDropped(origin="worker 1", lines=4711, sink="the terminal"))
         tell(events.LoginFailed(origin="192.0.2.7", surface="control", text="a wrong key", failures=1))
         self.assertEqual(self.value("serverworker_faults_total"), 1)
         self.assertEqual(self.value("serverworker_output_lines_dropped_total"), 4711)

@@ -99,8 +99,8 @@ class OutputFlowTests(SynchronousTestCase):
         self.assertEqual(
             self.told,
             [
-                OutputDropped(source="worker 1", lines=7, sink="the file"),
-                OutputDropped(source="worker 2", lines=1, sink="the file"),
+                OutputDropped(origin="worker 1", lines=7, sink="the file"),
+                OutputDropped(origin="worker 2", lines=1, sink="the file"),
             ],
         )
         self.fill(self.file)
@@ -145,7 +145,7 @@ class OutputFlowTests(SynchronousTestCase):
         self.fill(self.terminal)
         self.file.dropped = {"worker 1": 7}
         self.flow.close()
-        self.assertEqual(self.told, [OutputDropped(source="worker 1", lines=7, sink="the file")])
+        self.assertEqual(self.told, [OutputDropped(origin="worker 1", lines=7, sink="the file")])
         self.assertTrue(self.tap.is_open)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.file.make_room()
