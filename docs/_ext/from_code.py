@@ -22,9 +22,10 @@ from sphinx.util.docutils import SphinxDirective
 from serverworker import options as command_line
 from serverworker.decisions import life
 from serverworker.monitor import crash_store
+from serverworker.observers import journal, metric_families
 from serverworker.observers.notifications import message, webhook
 from serverworker.surfaces import operator_commands
-from serverworker.values import events, exit_status, ports, reading, settings, state
+from serverworker.values import event_json, events, exit_status, ports, reading, settings, state
 from serverworker.values.rules import shown
 
 _MODULES = (command_line, crash_store, events, exit_status, life, operator_commands, ports, settings, state)
@@ -253,6 +254,33 @@ def _make_webhook() -> Iterator[str]:
     yield from (".. code-block:: text", "", *(f"   {line.removeprefix('    ')}" for line in table), "")
 
 
+def _make_metrics() -> Iterator[str]:
+    rows = [
+        (
+            f"``{each.name}``",
+            each.kind,
+            ", ".join(f"``{label}``" for label in each.labels) or "none",
+            each.help,
+        )
+        for each in metric_families.FAMILIES
+    ]
+    yield from _table(("metric", "type", "labels", "what it tells"), rows, "40 12 18 30")
+
+
+def _make_journal() -> Iterator[str]:
+    """The table in the docstring of `event_json`, held against a line of a journal."""
+    table = str(event_json.__doc__).partition("::\n")[2].strip("\n").splitlines()
+    keys = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in table]
+    rows = [
+        ("session", "when the session began, and its monitor's process id: numbers begin anew in each"),
+        *keys,
+    ]
+    told = events.Told(sequence=1, at=0.0, event=events.PollingChanged(seconds=1.0))
+    if [name for name, _ in rows] != list(json.loads(journal.line_of("", told))):
+        raise ExtensionError("the docstring of event_json and a line of the journal differ")
+    yield from _table(("key", "what it is"), [(f"``{name}``", about) for name, about in rows], "20 80")
+
+
 def _make_causes() -> Iterator[str]:
     rows = [(f"``{kind.value}``", _doc(events.CauseKind, kind.name)) for kind in events.CauseKind]
     yield from _table(("cause.kind", "what it says"), rows, "20 80")
@@ -270,4 +298,6 @@ _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "crash-report": _make_crash_report,
     "causes": _make_causes,
     "webhook": _make_webhook,
+    "metrics": _make_metrics,
+    "journal": _make_journal,
 }

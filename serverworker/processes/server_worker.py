@@ -92,7 +92,7 @@ class ServerWorker:
 
     @version.setter
     def version(self, version: str) -> None:
-        if not isinstance(version, str) or not version.isprintable() or len(version) > _LONGEST_VERSION:
+        if not _is_version(version):
             raise ValueError(
                 f"a version is one line of at most {_LONGEST_VERSION} printable characters, not {version!r:.120}"
             )
@@ -185,3 +185,7 @@ class ServerWorker:
         """
         check_exit_status(error_code)
         self._link.tell(commands.KillSession, reason=reason, graceful=graceful, status=error_code)
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_VERSION

@@ -37,7 +37,9 @@ def status(desk: Desk, asker: Asker, arguments: Sequence[str]) -> Outcome:
         raise BadCommand(f"status takes no arguments, not {' '.join(arguments)!r}")
     monitor = desk.monitor
     seconds = monitor.settings.polling.interval_seconds
-    text = describe(monitor.state, monitor.ports, seconds, monitor.seconds())
+    text = describe(
+        monitor.state, monitor.ports, seconds, monitor.seconds(), previous=monitor.previous_session
+    )
     return Outcome(text=text, data=status_json(desk))
 
 

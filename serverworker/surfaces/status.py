@@ -10,6 +10,8 @@ import attrs
 
 from serverworker.monitor.figures import WorkerFigures
 from serverworker.surfaces.desk import Desk
+from serverworker.values.events import PreviousSession
+from serverworker.values.sentences import sentence
 from serverworker.values.state import Life, Phase, SessionState, Worker
 
 SCHEMA = 1
@@ -20,14 +22,22 @@ RECENT_SECONDS = 0.1
 """How old the figures may be that `RecentStatus` shows."""
 
 
-def describe(state: SessionState, ports: Sequence[str], polling_seconds: float, now: float) -> str:
-    """Some lines: the session first, then a line for each worker.
+def describe(
+    state: SessionState,
+    ports: Sequence[str],
+    polling_seconds: float,
+    now: float,
+    previous: PreviousSession | None = None,
+) -> str:
+    """Some lines: the session first, then a line for each worker, then how the session before ended if it was not well.
 
     `ports` are such as ``server=tcp:8080``; `now` is monotonic, in seconds.
     """
     where = ", ".join(port.replace("=", " on ", 1) for port in ports)
     lines = [f"{_headline(state, now)}; {where}; polls every {polling_seconds:g} s"]
     lines.extend(_worker(worker, now) for worker in state.workers)
+    if previous is not None and previous.status != 0:
+        lines.append(sentence(previous))
     return "\n".join(lines)
 
 
@@ -89,6 +99,7 @@ def status_json(desk: Desk) -> dict[str, Any]:
     figures = {each.worker: each for each in monitor.figures()}
     own = monitor.own_figures()
     restart, replacing, ending = state.restart, state.replacing, state.ending
+    previous = monitor.previous_session
     return {
         "schema": SCHEMA,
         "session": desk.session,
@@ -113,6 +124,7 @@ def status_json(desk: Desk) -> dict[str, Any]:
         },
         "replacing": replacing and {"total": replacing.total, "replaced": replacing.total - replacing.left},
         "ending": ending and {"reason": ending.reason, "graceful": ending.graceful, "status": ending.status},
+        "previous_session": previous and attrs.asdict(previous),
         "monitor": attrs.asdict(own),
         "workers": [_worker_json(worker, figures.get(worker.id), now) for worker in state.workers],
     }

@@ -120,7 +120,7 @@ class ReadTests(JournalFilesTestCase):
         with (self.folder / JOURNAL_NAME).open("ab") as file:
             file.write(b'{"session":"x","sequence":1,"at":"2026-1\n')  # half, then ended
             file.write(b"\n\xff\xfe\n[]\n3\nnull\n" + b"[" * 100_000 + b"\n")
-            wrong: dict[str, object]
+            wrong: Any
             for wrong in ({"at": "noon"}, {"at": 3}, {"fields": []}, {"event": None}, {"session": 1}):
                 file.write(
                     json.dumps(

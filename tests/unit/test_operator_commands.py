@@ -28,6 +28,7 @@ class RecordingMonitor:
     state = SessionState(policy=Policy())
     settings = Settings()
     ports = ("server=tcp:8080",)
+    previous_session = None
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
