@@ -49,6 +49,9 @@ class TestSession:
         self.events: list[Event] = []
         self.lines: list[str] = []
         """What was printed and is no event of ours."""
+        self.reading = threading.Event()
+        """Cleared: what the session writes is left unread for now, but for a few KiB."""
+        self.reading.set()
         self._changed = threading.Condition()
         self._moved: dict[str, int] = {}
         ports = () if port is None else ("--port", port)
@@ -69,6 +72,7 @@ class TestSession:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for raw in self.process.stdout:
+            self.reading.wait()
             line = raw.decode("utf-8", "replace").rstrip("\n")
             try:
                 entry = json.loads(line)
