@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from serverworker.monitor.history import History
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream, ignore_lines
-from serverworker.processes.sockets import bind, bind_all
+from serverworker.processes.sockets import bind, bind_all, release
 from serverworker.processes.state_directory import StateDirectory, check_socket_path, write_whole
 from serverworker.surfaces.control import ControlPort
 from serverworker.surfaces.desk import Desk
@@ -46,6 +46,12 @@ class OperatorSockets:
     dashboard: socket.socket | None = None
     dashboard_tls: Any = None
     health: socket.socket | None = None
+
+    def release(self) -> None:
+        """Close them, and remove the files of unix sockets; those whose surface was opened have been released by it."""
+        for bound in (self.control, self.dashboard, self.health):
+            if bound is not None:
+                release(bound)
 
 
 def bind_surfaces(settings: Settings) -> OperatorSockets:

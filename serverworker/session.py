@@ -229,6 +229,7 @@ class MonitorService(Service):
         for sink in self._logs.sinks:
             self.session.flow.watch(sink)
         self.session.at_end(self.session.flow.close)
+        self.session.at_end(self._surfaces.release)  # where the session ends before they are opened
         # In the reactor's first turn: Twisted installs its own signal handlers just before it.
         self._reactor.callWhenRunning(self._begin)
 

@@ -105,9 +105,8 @@ class Metrics:
             if worker.cause is not None and worker.failed_in is Life.SERVING:
                 self._fail(worker.id, worker.since)
         event = told.event
-        if isinstance(event, events.WorkerDied):
-            if event.life == Life.SERVING.value:
-                self._fail(event.worker, now)
+        if isinstance(event, events.WorkerDied) and event.life == Life.SERVING.value:
+            self._fail(event.worker, now)
         if len(state.in_life(Life.SERVING)) >= state.policy.count:
             for worker_id in tuple(self._failed):
                 self._recover(worker_id, now)

@@ -190,6 +190,13 @@ class RefusedTests(RefusalTestCase):
         self.assertIn(f"port 'health' cannot be bound to {address}: in use by pid {os.getpid()} (", text)
         self.assertEqual([name for name in ("web", "ctl") if (folder / name).exists()], [])
 
+    def test_session_that_never_begins(self) -> None:
+        """Where something else is wrong, the sockets that were bound for it leave no file behind either."""
+        folder = self.folder()
+        arguments = ("--agent", "nobody.has:It", "--health", "unix:health", "--control", "unix:ctl")
+        self.refused(78, *arguments, folder=folder)
+        self.assertEqual([name for name in ("health", "ctl") if (folder / name).exists()], [])
+
 
 class MetricsTests(MonitoringTestCase):
     """`/metrics`."""
