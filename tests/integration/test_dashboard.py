@@ -168,6 +168,21 @@ class DashboardTests(SessionTestCase):
             plain.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             self.assertNotIn(b"HTTP", plain.recv(100))
 
+    def test_idle_connections(self) -> None:
+        """Whoever opens many and asks nothing keeps nobody out, and costs no more than the limit of them."""
+        dashboard = self.started()
+        descriptors = Path(f"/proc/{dashboard.session.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        with contextlib.ExitStack() as idle:
+            for number in range(400):
+                connection = idle.enter_context(contextlib.closing(dashboard.connect()))
+                with contextlib.suppress(OSError):  # it was closed already
+                    connection.sendall(b"GET / HTTP/1.1\r\nX: " if number % 2 else b"\x16\x03\x01")
+            code, _, _ = dashboard.ask("GET", "/api/status", Authorization=f"Bearer {dashboard.key}")
+            self.assertEqual(200, code)
+            self.assertLess(len(list(descriptors.iterdir())), before + 210)
+        wait_until(lambda: len(list(descriptors.iterdir())) < before + 10, "the end of them all")
+
     def test_a_stream_that_nobody_reads(self) -> None:
         """It costs the monitor no memory, whatever workers print; it is told what it has missed when it reads again."""
         folder = self.folder(

@@ -140,7 +140,7 @@ class KeyTests(DashboardCase):
         """A program shows the key with each request, and needs no token; a wrong one is told, another scheme is nothing."""
         self.assertEqual(200, self.by_key("POST", "/api/run", RESTART).code)
         self.assertEqual(200, self.ask("GET", "/api/status", authorization=f"bearer  {KEY} ").code)
-        self.assertEqual(401, self.ask("GET", "/api/status", authorization="Basic eDp5").code)
+        self.assertEqual(401, self.ask("GET", "/api/status", authorization=f"Basic {KEY}").code)
         self.assertEqual(401, self.ask("GET", "/api/status", authorization="Bearer no").code)
         self.assertEqual(1, sum(isinstance(each, LoginFailed) for each in self.published))
 

@@ -123,7 +123,7 @@ class LimitTests(SiteCase):
         answer, connection = self.post(b"Content-Length: %d\r\n" % long)
         self.assertEqual((True, False), (answer.startswith(b"HTTP/1.1 413"), bool(connection.connected)))
         piece = b"%x\r\n" % 40000 + b"x" * 40000 + b"\r\n"
-        answer, connection = self.post(b"Transfer-Encoding: chunked\r\n", piece, piece, b"0\r\n\r\n")
+        answer, connection = self.post(b"Transfer-Encoding: chunked\r\n", piece + piece + b"0\r\n\r\n")
         self.assertEqual((1, False), (answer.count(b"HTTP/1.1 "), bool(connection.connected)))
         self.assertIn(b"413", answer)
         answer, _ = self.post(b"Content-Length: %d\r\n" % MOST_BODY_BYTES, b"x" * MOST_BODY_BYTES)
@@ -184,8 +184,25 @@ class LimitTests(SiteCase):
         close()
 
     def test_many_connections(self) -> None:
-        """There is a limit, and room again when one is gone."""
+        """There is a limit: one more takes the place of the one that has been idle longest, whatever it has sent of one."""
         connections = [self.connect() for _ in range(MOST_CONNECTIONS)]
+        connections[0].send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        connections[1].send(b"GET / HTTP/1.1\r\n")
+        last = self.connect()
+        self.assertEqual(1, len([each for each in connections if each.aborted]))
+        self.assertTrue(connections[1].aborted)
+        self.assertIn(b"HTTP/1.1 200", last.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"))
+
+    def test_many_busy_connections(self) -> None:
+        """Those on which something is answered stay, and one more is turned away; there is room when one is gone."""
+        self.monitor.restart = lambda mode, asked_by: Deferred()
+        body = b'{"line": "restart clean"}'
+        head = b"POST /api/run HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(
+            body
+        )
+        connections = [self.connect() for _ in range(MOST_CONNECTIONS)]
+        for connection in connections:
+            connection.send(head + BEARER + b"\r\n" + body)
         self.assertTrue(self.connect().aborted)
         connections[0].loseConnection()
         self.assertFalse(self.connect().aborted)

@@ -164,11 +164,13 @@ class DashboardChannel(HTTPChannel):
     def _wait(self) -> None:
         self._stop_waiting()
         self._deadline = self.owner.clock.callLater(REQUEST_SECONDS, self._late)
+        self.owner.waits(self)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self.owner.waits_no_more(self)
 
     def _late(self) -> None:
         self._deadline = None
@@ -217,6 +219,8 @@ class DashboardFactory(Factory):
         self.answer = answer
         self.streams = streams
         self._channels: set[DashboardChannel] = set()
+        self._waiting: dict[DashboardChannel, None] = {}
+        """Those on which nothing is asked, in the order in which that began."""
         self._turned_away = 0
         self._closed: Deferred[None] | None = None
 
@@ -228,18 +232,37 @@ class DashboardFactory(Factory):
         return channel
 
     def connected(self, channel: DashboardChannel) -> bool:
-        """Whether there is room for it."""
-        if len(self._channels) < MOST_CONNECTIONS and self._closed is None:
-            self._channels.add(channel)
-            return True
+        """Whether there is room for it.
+
+        Where there is none, the one goes that has been waiting longest for a request: whoever opens connections and
+        leaves them idle keeps nobody out.
+        """
+        if self._closed is not None:
+            return False
+        if len(self._channels) >= MOST_CONNECTIONS:
+            self._tell_full()
+            if not self._waiting:
+                return False
+            next(iter(self._waiting)).abort()
+        self._channels.add(channel)
+        return True
+
+    def waits(self, channel: DashboardChannel) -> None:
+        """Nothing is asked on it for now."""
+        self._waiting[channel] = None
+
+    def waits_no_more(self, channel: DashboardChannel) -> None:
+        """Something is, or it ends."""
+        self._waiting.pop(channel, None)
+
+    def _tell_full(self) -> None:
         self._turned_away += 1
         if self._turned_away & (self._turned_away - 1) == 0:  # said at the first, second, fourth, eighth…
             self._log.warn(
-                "a connection to the dashboard is refused: there are {most} already ({count} so far)",
+                "the dashboard has {most} connections, so one that was idle is closed ({count} so far)",
                 most=MOST_CONNECTIONS,
                 count=self._turned_away,
             )
-        return False
 
     def disconnected(self, channel: DashboardChannel) -> None:
         """One less."""

@@ -11,6 +11,7 @@ import { Timeline, KINDS } from "./timeline.js";
 import { Workers } from "./workers.js";
 
 const RETRY_MILLISECONDS = 1500;
+const MISSED_MILLISECONDS = 30000;
 const SETTLE_MILLISECONDS = 400; // several reports may be written at once
 
 const workers = new Workers();
@@ -24,18 +25,26 @@ let sequence = 0;
 let disconnectedAt = null;
 let refreshing = 0;
 let retrying = 0;
+let forgetting = 0;
 
 const live = new Live({
   on: {
     hello: (message) => { if (message.session !== session) enter(); },
     told,
-    missed: () => say(byId("notice"), "Some events or lines came faster than they could be shown, and are left out here."),
+    missed,
     status: (message) => workers.take(message),
     sample: (message) => charts.add(message),
   },
   connected,
   lost: () => enter(),
 });
+
+function missed() {
+  const text = "Some events or lines came faster than they could be shown, and are left out here.";
+  say(byId("notice"), text);
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => { if (byId("notice").textContent === text) say(byId("notice"), ""); }, MISSED_MILLISECONDS);
+}
 
 function told(events) {
   for (const event of events) {
