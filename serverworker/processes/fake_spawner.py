@@ -22,6 +22,7 @@ from twisted.protocols.amp import CommandLocator
 from twisted.python.failure import Failure
 
 from serverworker.processes.board import RequestBoard
+from serverworker.processes.output_pipe import GATHER_SECONDS
 from serverworker.processes.spawn import Ends, Recipe
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import CauseKind
@@ -218,6 +219,8 @@ class FakeWorkerProcess(CommandLocator):
         """
         data = text.encode()
         reading, writing = self._pipes[descriptor]
+        if not unread and all(reader.fileno() != reading for reader in self.reactor.readers):
+            self.reactor.pass_seconds(GATHER_SECONDS)  # after a read it looks away for so long
         while data:
             data = data[os.write(writing, data) :]
             for reader in tuple(self.reactor.readers):

@@ -69,8 +69,10 @@ class StartTests(EngineTestCase):
         self.assertEqual(self.life(1), Life.DRAINING)
         self.assertNotIn("Leave", self.orders(1))
         self.reactor.pass_seconds(0.1)
+        self.assertEqual([self.orders(worker)[-1] for worker in (1, 2)].count("Leave"), 1)  # not both at once
+        self.reactor.pass_seconds(0.05)
         self.assertEqual([self.orders(worker)[-1] for worker in (1, 2)], ["Leave", "Leave"])
-        self.reactor.pass_seconds(0.39)
+        self.reactor.pass_seconds(0.44)
         self.assertNotIn(4, self.spawner.processes)
         self.reactor.pass_seconds(0.01)
         self.assertIn(4, self.spawner.processes)
