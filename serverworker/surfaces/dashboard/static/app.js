@@ -36,7 +36,10 @@ const live = new Live({
     sample: (message) => charts.add(message),
   },
   connected,
-  lost: () => enter(),
+  lost: () => {
+    clearTimeout(retrying);
+    retrying = setTimeout(enter, RETRY_MILLISECONDS);
+  },
 });
 
 function missed() {

@@ -1,5 +1,7 @@
 // Requests to the monitor.
 
+const ANSWER_MILLISECONDS = 15000;
+
 let csrf = "";
 
 export function setCsrf(token) {
@@ -8,13 +10,15 @@ export function setCsrf(token) {
 
 // Answers {status, body}; throws where nobody answers.
 export async function ask(path) {
-  return answerOf(await fetch(path, { credentials: "same-origin", cache: "no-store" }));
+  return answerOf(await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MILLISECONDS) }));
 }
 
 export async function logIn(key) {
-  return answerOf(await fetch("/login", { method: "POST", body: new URLSearchParams({ key }) }));
+  const signal = AbortSignal.timeout(ANSWER_MILLISECONDS);
+  return answerOf(await fetch("/login", { method: "POST", body: new URLSearchParams({ key }), signal }));
 }
 
+// Without a deadline: a restart takes as long as the application takes to start.
 export async function post(path, value = {}) {
   return answerOf(await fetch(path, {
     method: "POST",

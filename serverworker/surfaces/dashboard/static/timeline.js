@@ -38,6 +38,8 @@ export class Timeline {
   clear() {
     this.entries = [];
     this.keys = new Set();
+    this.nodes = new Map();
+    byId("timeline").replaceChildren();
     this.versions = new Map();
     this.changed = true;
     this.charts.marks = [];
@@ -55,7 +57,7 @@ export class Timeline {
     if (event.event === "ServerRunning" && event.fields.version) {
       this.versions.set(`${event.fields.generation}`, event.fields.version);
     }
-    const key = `${event.at} ${event.sequence} ${event.event}`;
+    const key = keyOf(event);
     if (!WORDS[event.event] || this.keys.has(key)) return;
     this.keys.add(key);
     this.entries.push(event);
@@ -63,16 +65,28 @@ export class Timeline {
     if (event.event === "WorkerDied") this.charts.mark(event.at, "crash");
     if (event.event === "RestartCompleted") this.charts.mark(event.at, "restart");
     while (this.entries.length > 3 * SHOWN) {
-      const oldest = this.entries.shift();
-      this.keys.delete(`${oldest.at} ${oldest.sequence} ${oldest.event}`);
+      this.keys.delete(keyOf(this.entries.shift()));
     }
   }
 
+  // What is there stays: whoever reads it keeps the place.
   show() {
     if (!this.changed) return;
     this.changed = false;
+    const list = byId("timeline");
     const newest = this.entries.slice(-SHOWN).reverse();
-    byId("timeline").replaceChildren(...newest.map((event) => this.entry(event)));
+    const keys = new Set(newest.map(keyOf));
+    for (const [key, node] of this.nodes) {
+      if (keys.has(key)) continue;
+      node.remove();
+      this.nodes.delete(key);
+    }
+    newest.forEach((event, number) => {
+      const key = keyOf(event);
+      if (!this.nodes.has(key)) this.nodes.set(key, this.entry(event));
+      const node = this.nodes.get(key);
+      if (list.children[number] !== node) list.insertBefore(node, list.children[number] ?? null);
+    });
     byId("timeline-empty").hidden = newest.length > 0;
   }
 
@@ -84,4 +98,9 @@ export class Timeline {
     return el("li", { class: tone },
       time(event.at), el("span", { class: `badge ${tone}` }, word), el("span", { class: "sentence" }, sentence));
   }
+}
+
+// Of earlier sessions too, whose numbers are the same.
+function keyOf(event) {
+  return `${event.at} ${event.sequence} ${event.event}`;
 }
