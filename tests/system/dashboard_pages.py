@@ -42,8 +42,18 @@ class Root(Resource):
 root = Root()
 """
 
+AGENT = """
+from serverworker import SessionAgent
+
+class Agent(SessionAgent):
+    async def initialize_monitor(self, monitor):
+        monitor.add_console_command("pull", [], lambda: "pulled <b>all</b>", "fetch the code")
+        return None
+"""
+
 CONFIGURATION = """
 [app]
+agent = "agent_of_test:Agent"
 resource = "site_of_test:root"
 version = "{version}"
 [polling]
@@ -67,7 +77,7 @@ class DashboardTestCase(SessionTestCase):
         chromium = shutil.which("chromium")
         if chromium is None:
             raise AssertionError("there is no chromium: apt-get install chromium")
-        self.path = self.folder(site_of_test__py=SITE)
+        self.path = self.folder(site_of_test__py=SITE, agent_of_test__py=AGENT)
         self.deploy("1.0")
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))

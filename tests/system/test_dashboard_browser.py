@@ -73,7 +73,7 @@ class DeedTests(DashboardTestCase):
         self.assert_same_page()
 
     def test_settings_and_commands(self) -> None:
-        """Forms and the command line say what came of them; nonsense is answered with what there is."""
+        """Forms, the command line and the agent's own commands say what came of them; nonsense, what there is."""
         self.log_in()
         self.page.get_by_role("textbox", name="Workers").fill("2")
         self.page.get_by_role("button", name="Set workers").click()
@@ -86,6 +86,8 @@ class DeedTests(DashboardTestCase):
         command.fill("status")
         command.press("Enter")
         self.see("#output", "generation 1: 2 of 2 serving")
+        self.page.get_by_role("button", name="pull").click()
+        self.see("#outcome.good", "pull: pulled <b>all</b>")
 
     def test_ending_asks_first(self) -> None:
         """The session is ended after a question alone; then the page says that nobody is there."""
