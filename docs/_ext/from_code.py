@@ -27,8 +27,9 @@ from serverworker.observers.notifications import message, webhook
 from serverworker.surfaces import operator_commands
 from serverworker.values import event_json, events, exit_status, ports, reading, settings, state
 from serverworker.values.rules import shown
+from serverworker.wire import control
 
-_MODULES = (command_line, crash_store, events, exit_status, life, operator_commands, ports, settings, state)
+_MODULES = (command_line, control, crash_store, events, exit_status, life, operator_commands, ports, settings, state)
 _DEFAULTS = settings.Settings()
 
 _UNSAID = {
@@ -286,6 +287,37 @@ def _make_causes() -> Iterator[str]:
     yield from _table(("cause.kind", "what it says"), rows, "20 80")
 
 
+def _make_control() -> Iterator[str]:
+    """The commands of the control port: what each takes and answers, with what the source says beside each."""
+    yield from (str(inspect.getdoc(control)), "")
+    for command in control.ControlCommand.__subclasses__():
+        yield from (command.__name__, "-" * len(command.__name__), "", str(inspect.getdoc(command)), "")
+        source = inspect.getsource(command)
+        rows = []
+        for what, fields in (("takes", command.arguments), ("answers", command.response)):
+            for name, kind in fields:
+                comment = re.search(rf'\(b"{name.decode()}", .*\),(?:  # (.*))?', source)
+                optional = ", may be left out" if kind.optional else ""
+                said = (comment[1] or "") if comment is not None else ""
+                rows.append((what, f"``{name.decode()}``", f"{_amp_kind(kind)}{optional}", said))
+        if rows:
+            yield from _table(("", "key", "as", "what it says"), rows)
+
+
+def _amp_kind(kind: Any) -> str:
+    """How a value is written in a box."""
+    names = {
+        "Integer": "a whole number in decimal",
+        "Boolean": "``True`` or ``False``",
+        "Unicode": "text in UTF-8",
+        "Seconds": "a number in decimal",
+        "LargeText": "text in UTF-8, in pieces where it is long",
+        "LargeJSON": "JSON, in pieces where it is long",
+        "ListOf": "texts, each behind its length in two bytes",
+    }
+    return names[type(kind).__name__]
+
+
 _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "options": _make_options,
     "keys": _make_keys,
@@ -297,6 +329,7 @@ _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "life": _make_life,
     "crash-report": _make_crash_report,
     "causes": _make_causes,
+    "control": _make_control,
     "webhook": _make_webhook,
     "metrics": _make_metrics,
     "journal": _make_journal,

@@ -93,6 +93,38 @@ class GuestbookTests(ExampleTestCase):
         self.assertTrue((session.folder / "guestbook.sqlite").exists())
 
 
+class OperatorTests(ExampleTestCase):
+    """``examples/steer.py``, beside a session."""
+
+    def test_operator(self) -> None:
+        """It hears of crashes, has the code started anew after three, and follows the next session as well."""
+        session = self.session(folder=self.folder())
+        session.serving()
+        endpoint = f"unix:{session.state_directory}/run/control"
+        output = session.folder / "operator.log"
+        with output.open("wb") as file:
+            operator = subprocess.Popen(
+                [sys.executable, str(CHECKOUT / "examples" / "steer.py"), endpoint],
+                env=own_environment({}),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+            )
+        self.addCleanup(operator.wait, LONG)
+        self.addCleanup(operator.kill)
+        wait_until(lambda: "generation 1, 1 serving" in output.read_text(), "the operator")
+        for number in (1, 2, 3):
+            session.standby_ready()
+            os.kill(session.server_pid, signal.SIGKILL)
+            wait_until(lambda text=f"crash {number}: ": text in output.read_text(), "the next crash")  # type: ignore[misc]
+        wait_until(lambda: "generation 2 serves" in output.read_text(), "the restart")
+        session.end()
+        wait_until(lambda: "no session: " in output.read_text(), "the loss of the session")
+        again = self.session(folder=session.folder)
+        again.serving()
+        wait_until(lambda: output.read_text().count(" serving\n") == 2, "the next session")
+
+
 class TwoPortsTests(ExampleTestCase):
     """``examples/two_ports.py``."""
 
