@@ -112,14 +112,13 @@ class DashboardTestCase(SessionTestCase):
         """The session's."""
         return (self.running.state_directory / "key").read_text().strip()
 
-    def log_in(self, key: str | None = None) -> None:
+    def log_in(self) -> None:
         """Type the key and press Enter."""
-        self.page.get_by_label("Session key").fill(self.key if key is None else key)
+        self.page.get_by_label("Session key").fill(self.key)
         self.page.keyboard.press("Enter")
-        if key is None:
-            self.page.locator("#workers-body tr.life-serving").first.wait_for()
-            # Gone if the page is ever loaded anew.
-            self.page.evaluate("window.isTheSamePage = true")
+        self.page.locator("#workers-body tr.life-serving").first.wait_for()
+        # Gone if the page is ever loaded anew.
+        self.page.evaluate("window.isTheSamePage = true")
 
     def see(self, selector: str, text: str) -> None:
         """Wait until an element shows a text."""

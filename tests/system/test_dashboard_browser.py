@@ -126,7 +126,8 @@ class LoginTests(DashboardTestCase):
 
     def test_a_wrong_key(self) -> None:
         """It is said, the field has the focus again, and the right one gets in a moment later."""
-        self.log_in("no such key")
+        self.page.get_by_label("Session key").fill("no such key")
+        self.page.get_by_role("button", name="Log in").click()
         self.see("#login-error", "a wrong session key")
         self.assertEqual("key", self.page.evaluate("document.activeElement.id"))
         self.assertFalse(self.page.locator("#desk").is_visible())
