@@ -215,17 +215,17 @@ def compare(folder: Path, session: TestSession, peers: str, verdicts: Verdicts) 
 def subscribers(session: TestSession, verdicts: Verdicts) -> None:
     """A hundred that follow a thousand events a second."""
     pid = session.process.pid
-    memory, busy, begun = rss_bytes(pid), cpu_seconds(pid), time.monotonic()
+    memory, busy, begun = rss_bytes(pid) or 0, cpu_seconds(pid) or 0.0, time.monotonic()
     path = f"{session.state_directory}/run/control"
     text = _SUBSCRIBERS.format(path=path, number=SUBSCRIBERS, events=EVENTS)
     least, missed = program(sys.executable, text).split()
     seconds = time.monotonic() - begun
-    cost = (cpu_seconds(pid) - busy) / seconds
+    cost = ((cpu_seconds(pid) or 0.0) - busy) / seconds
     print(
         f"{SUBSCRIBERS} subscribers, {EVENTS:,} events in {seconds:.1f} s: {cost:.0%} of a core of the monitor's,",
         end=" ",
     )
-    print(f"{(rss_bytes(pid) - memory) / 2**20:+.1f} MiB")
+    print(f"{((rss_bytes(pid) or 0) - memory) / 2**20:+.1f} MiB")
     verdicts.add(
         "all delivered", (int(least), int(missed)) == (EVENTS, 0), f"{least} each, missed {missed} times"
     )

@@ -179,7 +179,7 @@ class Fuzz:
             self.outcome.faults.append(f"{name} answered {answer[:200]!r}")
 
     def _memory(self) -> list[int]:
-        return [rss_bytes(session.process.pid) for session in self._sessions]
+        return [rss_bytes(session.process.pid) or 0 for session in self._sessions]
 
     def _judge(self) -> None:
         faults = self.outcome.faults

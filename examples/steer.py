@@ -9,7 +9,10 @@ session and of its own connection, without missing one that is still kept. After
 started anew. Whatever it is told of a crash it tells the workers, too, by an emit that they may handle or not.
 """
 
+from __future__ import annotations
+
 import sys
+from typing import Any
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
@@ -26,13 +29,13 @@ AGAIN_SECONDS = 1.0
 class Operator:
     """Follows one session."""
 
-    def __init__(self, reactor, endpoint):
+    def __init__(self, reactor: Any, endpoint: str) -> None:
         self.reactor = reactor
         self.endpoint = endpoint
         self.position: Position | None = None
         self.crashes = 0
 
-    async def follow(self):
+    async def follow(self) -> None:
         """Connect, follow until the connection is lost, and again."""
         while True:
             try:
@@ -42,7 +45,7 @@ class Operator:
                 print(f"no session: {error}; trying again in {AGAIN_SECONDS:g} s", flush=True)
             await deferLater(self.reactor, AGAIN_SECONDS, lambda: None)
 
-    async def follow_one(self, client: Client):
+    async def follow_one(self, client: Client) -> None:
         """One connection, from where the last one ended."""
         status = await client.status()
         print(f"generation {status['generation']}, {status['serving']} serving", flush=True)
@@ -50,7 +53,7 @@ class Operator:
         await client.lost()
         self.position = client.position
 
-    async def told(self, client: Client, event):
+    async def told(self, client: Client, event: dict[str, Any]) -> None:
         """One event. The next comes when this is done, so what takes long is begun and not waited for."""
         if event["event"] == "WorkerDied":
             self.crashes += 1
@@ -59,7 +62,7 @@ class Operator:
         elif event["event"] == "RestartCompleted":
             self.crashes = 0
 
-    async def after_crash(self, client: Client, worker: int):
+    async def after_crash(self, client: Client, worker: int) -> None:
         """Tell the others; have the code started anew where it is the third in a row."""
         try:
             answers = await client.emit("sibling died", worker)
@@ -73,7 +76,7 @@ class Operator:
             print(f"the session is gone: {error}", flush=True)
 
 
-def main(reactor, endpoint):
+def main(reactor: Any, endpoint: str) -> Deferred[None]:
     """For `task.react`."""
     return Deferred.fromCoroutine(Operator(reactor, endpoint).follow())
 
