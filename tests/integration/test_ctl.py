@@ -100,8 +100,8 @@ class CommandTests(CtlTestCase):
         self.assertEqual(
             json.loads(self.fine(session, "--json", "restart", "force")), {"text": "generation 3 serves"}
         )
-        self.refusals(session)
         self.crash(session)
+        self.refusals(session)
         done = [(each["action"], each["ok"]) for each in session.events if each["event"] == "OperatorAction"]
         self.assertIn(("restart clean", True), done)
         self.assertIn(("set workers 0", False), done)
