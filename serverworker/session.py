@@ -5,12 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import random
-import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from serverworker.monitor.activated import environment_at_start, take_activated
+from serverworker.listening import descriptors, listen, memory_mib
 from serverworker.monitor.capacity import check_capacity
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
@@ -32,10 +30,8 @@ from serverworker.observers.crash_reports import CrashReports
 from serverworker.observers.log_choice import choose_log
 from serverworker.observers.log_writer import stream_writer
 from serverworker.observers.systemd import (
-    EXTEND_SECONDS,
     NotifySocket,
     SystemdObserver,
-    extend_timeout,
     take_service_manager,
 )
 from serverworker.operators import Operators, OperatorSockets, bind_surfaces
@@ -43,7 +39,6 @@ from serverworker.options import Options, conclude_check, settle
 from serverworker.processes.descendants import set_subreaper
 from serverworker.processes.reaper import Reaper
 from serverworker.processes.references import load_agent
-from serverworker.processes.sockets import bind_all, describe_bound
 from serverworker.processes.state_directory import (
     StateDirectory,
     StateDirectoryInUse,
@@ -69,9 +64,6 @@ if TYPE_CHECKING:
 __all__ = ["Options", "makeService"]
 
 _OWN_FAULT = "the monitor has a fault of its own"
-_PATIENCE_SECONDS = 5.0
-"""How much longer than a drain a port is waited for that the workers of a killed monitor still hold."""
-
 _log = Logger(namespace="serverworker.monitor")
 
 
@@ -89,8 +81,8 @@ def makeService(options: Options) -> MonitorService:
     manager = take_service_manager(os.environ, os.getpid())
     notify = NotifySocket(manager.notify_socket) if manager is not None else None
     try:
-        check_capacity(settings.workers, descriptors=_descriptors(), memory_mib=_memory_mib())
-        ports = _listen(settings, notify)
+        check_capacity(settings.workers, descriptors=descriptors(), memory_mib=memory_mib())
+        ports = listen(settings, notify)
         try:
             surfaces = bind_surfaces(settings)
         except BaseException:
@@ -113,52 +105,9 @@ def makeService(options: Options) -> MonitorService:
     )
 
 
-def _descriptors() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if soft != resource.RLIM_INFINITY else 2**31
-
-
-def _memory_mib() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2**20
-
-
 def _in_folder(settings: Settings, folder: str) -> Settings:
     """The settings, with the folder that the workers run in filled in."""
     return evolve(settings, app=evolve(settings.app, directory=settings.app.directory or folder))
-
-
-def _listen(settings: Settings, notify: NotifySocket | None) -> Ports:
-    """The sockets that this process was started with, and for the ports that have none, sockets bound here."""
-    activated = take_activated(os.environ, settings, pid=os.getpid(), original=environment_at_start())
-    patience = settings.drain.timeout_seconds + _PATIENCE_SECONDS
-
-    def waits(text: str) -> None:
-        sys.stderr.write(f"serverworker: {text}\n")
-        sys.stderr.flush()
-        if notify is not None:
-            with suppress(OSError):
-                notify.send(extend_timeout(patience + EXTEND_SECONDS), f"STATUS={text}")
-
-    if not settings.workers.bind and settings.workers.count > 1:
-        _log.warn(
-            "workers.bind is false and workers.count is {count}: the application has to bind its ports in a way that "
-            "several processes can (SO_REUSEPORT), or all workers but one will fail",
-            count=settings.workers.count,
-        )
-    # With bind = false the application binds them, in the worker.
-    owned = settings.ports if settings.workers.bind else ()
-    missing = [port for port in owned if port.name not in activated]
-    sockets = bind_all(missing, patience_seconds=patience, waits=waits) | activated
-    for port in owned:
-        if port.name in activated:
-            _log.info(
-                "port {name} is the socket that this process was started with, {address}; {configured}, as the "
-                "configuration has it, is not bound",
-                name=port.name,
-                address=describe_bound(activated[port.name]),
-                configured=port.describe(),
-            )
-    return Ports({port.name: sockets[port.name] for port in owned}, activated)
 
 
 class MonitorService(Service):

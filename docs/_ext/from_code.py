@@ -25,11 +25,23 @@ from serverworker.monitor import crash_store
 from serverworker.observers import journal, metric_families
 from serverworker.observers.notifications import message, webhook
 from serverworker.surfaces import operator_commands
-from serverworker.values import event_json, events, exit_status, ports, reading, settings, state
+from serverworker.values import causes, event_json, events, exit_status, ports, reading, settings, state
 from serverworker.values.rules import shown
 from serverworker.wire import control
 
-_MODULES = (command_line, control, crash_store, events, exit_status, life, operator_commands, ports, settings, state)
+_MODULES = (
+    causes,
+    command_line,
+    control,
+    crash_store,
+    events,
+    exit_status,
+    life,
+    operator_commands,
+    ports,
+    settings,
+    state,
+)
 _DEFAULTS = settings.Settings()
 
 _UNSAID = {
@@ -229,7 +241,7 @@ def _make_crash_report() -> Iterator[str]:
         generation=1,
         pid=None,
         life="serving",
-        cause=events.Cause(kind=events.CauseKind.HANG, text=""),
+        cause=causes.Cause(kind=causes.CauseKind.HANG, text=""),
         uptime_seconds=0.0,
         next_step="",
     )
@@ -283,7 +295,7 @@ def _make_journal() -> Iterator[str]:
 
 
 def _make_causes() -> Iterator[str]:
-    rows = [(f"``{kind.value}``", _doc(events.CauseKind, kind.name)) for kind in events.CauseKind]
+    rows = [(f"``{kind.value}``", _doc(causes.CauseKind, kind.name)) for kind in causes.CauseKind]
     yield from _table(("cause.kind", "what it says"), rows, "20 80")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serverworker.decisions.life import Happening, Outcome, next_life
 from serverworker.decisions.settle import begin_ending, drop_restart
 from serverworker.decisions.turn import Turn
-from serverworker.values.events import Cause, CauseKind
+from serverworker.values.causes import Cause, CauseKind
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.state import Life, Phase, Worker
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import CauseKind
 from serverworker.values.state import Policy
 
 # --- inputs: what happened ---------------------------------------------------------------------

@@ -15,7 +15,8 @@ from serverworker.decisions.settle import begin_ending, count_replaced, finish, 
 from serverworker.decisions.telling import tell_failures
 from serverworker.decisions.turn import CRASH_EXIT_SECONDS, GRACE_SECONDS, LINK_SECONDS, Turn
 from serverworker.values import events
-from serverworker.values.events import Cause, CauseKind, Event
+from serverworker.values.causes import Cause, CauseKind
+from serverworker.values.events import Event
 from serverworker.values.state import Life, Phase, Restart, SessionState, Worker
 
 

@@ -7,7 +7,7 @@ from attrs import evolve
 from serverworker.decisions.inputs import Answer, Finish, Unready
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS, Turn
 from serverworker.values import events
-from serverworker.values.events import Cause
+from serverworker.values.causes import Cause
 from serverworker.values.state import Ending, Life, Phase, Replacing, Restart, SessionState, Worker
 
 

@@ -10,7 +10,8 @@ from serverworker.decisions.backoff import draw, respawn_delay
 from serverworker.decisions.inputs import Activate, Command, Kill, Leave, Serve, Spawn
 from serverworker.decisions.life import Happening, Outcome, next_life
 from serverworker.values import events
-from serverworker.values.events import Cause, Event
+from serverworker.values.causes import Cause
+from serverworker.values.events import Event
 from serverworker.values.state import Life, Phase, SessionState, Worker
 
 CRASH_EXIT_SECONDS = 5.0

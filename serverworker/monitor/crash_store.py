@@ -29,9 +29,10 @@ from typing import Any
 import attrs
 from attrs import frozen
 
+from serverworker.values.causes import Beat, Cause, CauseKind, RequestInFlight
 from serverworker.values.errors import ErrorRecord, ServerWorkerError
 from serverworker.values.event_json import utc
-from serverworker.values.events import Beat, Cause, CauseKind, OutputLine, RequestInFlight, WorkerDied
+from serverworker.values.events import OutputLine, WorkerDied
 
 SCHEMA = 1
 

@@ -19,8 +19,9 @@ from serverworker.monitor.surroundings import Surroundings
 from serverworker.monitor.worker_process import LastWords, WorkerProcess
 from serverworker.processes.stacks import hung_at
 from serverworker.values import events
+from serverworker.values.causes import Beat, CauseKind
 from serverworker.values.errors import ErrorRecord, NotDone, ServerWorkerError
-from serverworker.values.events import Beat, CauseKind, Event
+from serverworker.values.events import Event
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.lines import OutputLines
 from serverworker.values.state import Life, Policy, SessionState

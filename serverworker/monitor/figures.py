@@ -12,7 +12,7 @@ from attrs import frozen
 from serverworker.monitor.engine import Engine
 from serverworker.monitor.worker_process import WorkerProcess
 from serverworker.processes.descendants import cpu_seconds, rss_bytes
-from serverworker.values.events import Beat, RequestInFlight
+from serverworker.values.causes import Beat, RequestInFlight
 
 _OWN_DESCRIPTORS = Path("/proc/self/fd")
 

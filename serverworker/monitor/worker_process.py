@@ -20,8 +20,9 @@ from serverworker.monitor.stack_dump import StackDump
 from serverworker.monitor.worker_output import WorkerOutput
 from serverworker.processes.board import NO_COUNTERS, BoardCounters
 from serverworker.processes.spawn import Ends, Recipe, Spawner
+from serverworker.values.causes import Beat, CauseKind, RequestInFlight
 from serverworker.values.errors import EmitError, ErrorRecord
-from serverworker.values.events import Beat, CauseKind, OutputLine, RequestInFlight
+from serverworker.values.events import OutputLine
 from serverworker.values.lines import OutputLines
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers

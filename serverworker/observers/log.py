@@ -9,7 +9,8 @@ import attrs
 from twisted.logger import Logger, LogLevel
 
 from serverworker.values import events
-from serverworker.values.events import CauseKind, Told
+from serverworker.values.causes import CauseKind
+from serverworker.values.events import Told
 from serverworker.values.lines import ToldLines
 from serverworker.values.sentences import level_and_sentence, source_of, traceback_of
 

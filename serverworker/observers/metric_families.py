@@ -11,7 +11,7 @@ from attrs import field, frozen
 from serverworker import __version__
 from serverworker.monitor.figures import MonitorFigures, WorkerFigures
 from serverworker.observers.metrics import BEATS, MODES, OUTCOMES, SURFACES, Histogram, Metrics
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Life, SessionState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

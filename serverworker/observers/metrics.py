@@ -10,7 +10,8 @@ from itertools import accumulate
 
 from serverworker.monitor.handle import Monitor
 from serverworker.values import events
-from serverworker.values.events import CauseKind, Told
+from serverworker.values.causes import CauseKind
+from serverworker.values.events import Told
 from serverworker.values.state import Life
 
 RECOVERY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from serverworker.values.events import RequestInFlight
+from serverworker.values.causes import RequestInFlight
 
 SLOTS = 128
 """How many requests in flight the board can name; it counts the ones beyond."""

@@ -24,8 +24,8 @@ from twisted.python.failure import Failure
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.output_pipe import GATHER_SECONDS
 from serverworker.processes.spawn import Ends, Recipe
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import CauseKind
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 from serverworker.wire.link import Link, adopt

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from serverworker.processes.heartbeat import Heartbeat, PollResult
 from serverworker.processes.listeners import Listeners
 from serverworker.processes.poller import Poller, SocketpairEndpoint
-from serverworker.values.events import Beat
+from serverworker.values.causes import Beat
 from serverworker.values.ports import PortSettings
 from serverworker.values.settings import Settings
 

@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from serverworker.values.events import Beat
+from serverworker.values.causes import Beat
 from serverworker.values.settings import PollingSettings
 
 FIRST_PAUSE_SECONDS = 0.01

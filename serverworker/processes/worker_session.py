@@ -26,8 +26,8 @@ from serverworker.processes.listeners import Listeners, Port
 from serverworker.processes.server_worker import ServerWorker
 from serverworker.processes.shares import Shares
 from serverworker.processes.uncaught import UncaughtErrors
+from serverworker.values.causes import Beat, CauseKind
 from serverworker.values.errors import EmitError, ErrorRecord
-from serverworker.values.events import Beat, CauseKind
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import Settings
 from serverworker.wire import commands

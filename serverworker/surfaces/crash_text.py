@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serverworker.monitor.crash_store import CrashReport
+from serverworker.values.causes import Beat, RequestInFlight
 from serverworker.values.event_json import utc
-from serverworker.values.events import Beat, RequestInFlight
 
 _SHOWN_LINES = 40
 _SHOWN_BEATS = 5

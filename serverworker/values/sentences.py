@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from serverworker.values import events
-from serverworker.values.events import Event, RequestInFlight
+from serverworker.values.causes import RequestInFlight
+from serverworker.values.events import Event
 
 _SHOWN_REQUESTS = 3
 

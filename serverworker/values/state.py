@@ -6,7 +6,7 @@ import enum
 
 from attrs import frozen
 
-from serverworker.values.events import Cause
+from serverworker.values.causes import Cause
 
 
 class Life(enum.Enum):

@@ -25,15 +25,8 @@ from twisted.trial.unittest import TestCase
 from serverworker.monitor.crash_store import list_reports, load
 from serverworker.observers.crash_reports import CrashReports
 from serverworker.processes.state_directory import StateDirectory, StateDirectoryInUse
-from serverworker.values.events import (
-    Cause,
-    CauseKind,
-    CrashReportWritten,
-    Fault,
-    OutputLine,
-    Told,
-    WorkerDied,
-)
+from serverworker.values.causes import Cause, CauseKind
+from serverworker.values.events import CrashReportWritten, Fault, OutputLine, Told, WorkerDied
 
 KILLS = 20
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,7 +29,7 @@ from twisted.web.wsgi import WSGIResource
 
 from serverworker.processes.heartbeat import Heartbeat, PollResult
 from serverworker.processes.poller import Poller, SocketpairEndpoint
-from serverworker.values.events import Beat
+from serverworker.values.causes import Beat
 from serverworker.values.settings import PollingSettings
 
 TIMEOUT_SECONDS = 0.4

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import Step, next_wake, step
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import CauseKind, Event
+from serverworker.values.events import Event
 from serverworker.values.state import Life, Policy, SessionState, Worker
 
 ERROR = ErrorRecord(type="builtins.ValueError", message="no such table")

@@ -16,8 +16,9 @@ from serverworker.observers.notifications.delivery import Undelivered
 from serverworker.observers.notifications.message import Message, Whereabouts
 from serverworker.observers.notifications.observer import Notifications
 from serverworker.observers.notifications.spool import Item, Spool
+from serverworker.values.causes import Cause, CauseKind, RequestInFlight
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Cause, CauseKind, Event, OutputLine, RequestInFlight, Told, WorkerDied
+from serverworker.values.events import Event, OutputLine, Told, WorkerDied
 from serverworker.values.notify_settings import NotifySettings
 from serverworker.values.state import Policy, SessionState
 

@@ -15,8 +15,8 @@ from serverworker.decisions.health import is_healthy
 from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import next_wake, step
 from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import CauseKind
 from serverworker.values.state import Life, Phase, Policy, SessionState
 from tests.unit.simulation_laws import Laws, law
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from serverworker.processes.board import SLOTS, BoardCounters, RequestBoard
-from serverworker.values.events import RequestInFlight
+from serverworker.values.causes import RequestInFlight
 
 
 class HandClock:

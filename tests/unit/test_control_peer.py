@@ -8,8 +8,9 @@ from twisted.internet.defer import Deferred
 
 from serverworker.control import Position
 from serverworker.surfaces.control_peer import ANSWER_SECONDS, BATCH_EVENTS, GATHER_SECONDS
+from serverworker.values.causes import Beat
 from serverworker.values.errors import BadCommand
-from serverworker.values.events import Beat, CommandFinished, Heartbeat, Lifecycle, OutputLine
+from serverworker.values.events import CommandFinished, Heartbeat, Lifecycle, OutputLine
 from serverworker.values.lines import OutputLines
 from tests.unit.control_case import ControlCase, Joined
 

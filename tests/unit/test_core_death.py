@@ -7,7 +7,7 @@ from twisted.trial.unittest import TestCase
 from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Activate, DumpStacks, Kill, Serve, Spawn
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Life
 from tests.unit.core_world import ERROR, only, serving
 

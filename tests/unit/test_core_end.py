@@ -8,7 +8,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Answer, Finish, Kill, Leave, Spawn
 from serverworker.decisions.session import next_wake
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Life, Phase
 from tests.unit.core_world import CoreWorld, only, serving
 

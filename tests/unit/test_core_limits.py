@@ -8,7 +8,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Activate, Finish, Kill, Leave, Serve, Spawn, Unready
 from serverworker.decisions.session import Step
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Life, Phase
 from tests.unit.core_world import CoreWorld, serving
 

@@ -8,7 +8,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Activate, Answer, Kill, Leave, Serve, Spawn
 from serverworker.decisions.turn import CRASH_EXIT_SECONDS
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Life, Replacing
 from tests.unit.core_world import ERROR, CoreWorld, only, serving
 

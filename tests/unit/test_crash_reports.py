@@ -18,19 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor.crash_store import CrashReport, list_reports, load
 from serverworker.observers.crash_reports import WAITING_REPORTS, CrashReports
+from serverworker.values.causes import Beat, Cause, CauseKind, RequestInFlight
 from serverworker.values.errors import ErrorRecord, ServerWorkerError
-from serverworker.values.events import (
-    Beat,
-    Cause,
-    CauseKind,
-    CrashReportWritten,
-    Fault,
-    Lifecycle,
-    OutputLine,
-    RequestInFlight,
-    Told,
-    WorkerDied,
-)
+from serverworker.values.events import CrashReportWritten, Fault, Lifecycle, OutputLine, Told, WorkerDied
 
 AT = 1795507637.123
 

@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred
 
 from serverworker.monitor.crash_store import CrashReport
 from serverworker.surfaces.dashboard.api import Follow
+from serverworker.values.causes import Cause, CauseKind
 from serverworker.values.errors import NotDone
-from serverworker.values.events import Cause, CauseKind, OperatorAction, WorkerDied
+from serverworker.values.events import OperatorAction, WorkerDied
 from tests.unit.dashboard_case import KEY, DashboardCase, value_of
 
 

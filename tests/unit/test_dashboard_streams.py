@@ -19,7 +19,8 @@ from serverworker.surfaces.dashboard.streams import (
     SILENCE_SECONDS,
     STALLED_SECONDS,
 )
-from serverworker.values.events import Beat, Heartbeat, Told
+from serverworker.values.causes import Beat
+from serverworker.values.events import Heartbeat, Told
 from tests.unit.dashboard_case import DashboardCase
 
 

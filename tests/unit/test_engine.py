@@ -11,8 +11,9 @@ from twisted.internet.defer import Deferred
 from serverworker.decisions import inputs
 from serverworker.testing import FakeSpawner, FakeWorkerProcess
 from serverworker.values import events
+from serverworker.values.causes import Beat, CauseKind, RequestInFlight
 from serverworker.values.errors import LinkDestroyed, PeerLost
-from serverworker.values.events import Beat, CauseKind, OutputLine, RequestInFlight
+from serverworker.values.events import OutputLine
 from serverworker.values.state import Life
 from serverworker.wire import commands
 from tests.unit.accept_case import open_descriptors

@@ -14,7 +14,7 @@ from serverworker.processes.spawn import Ends, Recipe
 from serverworker.processes.stacks import DUMP_SIGNAL
 from serverworker.testing import FakeSpawner
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from tests.unit.engine_case import ERROR, EngineTestCase
 
 DUMP = b"""\

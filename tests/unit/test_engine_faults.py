@@ -11,8 +11,8 @@ from serverworker.decisions import inputs
 from serverworker.monitor import engine as engine_module
 from serverworker.monitor import worker_process
 from serverworker.values import events
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ConfigurationError, NotDone
-from serverworker.values.events import CauseKind
 from serverworker.values.state import Life, Phase
 from tests.unit.accept_case import open_descriptors
 from tests.unit.engine_case import EngineTestCase

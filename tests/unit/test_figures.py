@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor import figures
 from serverworker.testing import FakeSession
-from serverworker.values.events import Beat, RequestInFlight
+from serverworker.values.causes import Beat, RequestInFlight
 from serverworker.values.settings import Settings, WorkersSettings
 from serverworker.wire import commands
 

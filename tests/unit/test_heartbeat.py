@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.processes.heartbeat import Heartbeat, PollResult
-from serverworker.values.events import Beat
+from serverworker.values.causes import Beat
 from serverworker.values.settings import PollingSettings
 
 GOOD = PollResult(ok=True, text="200", seconds=0.001, status=200)

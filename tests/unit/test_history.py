@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor.history import History
-from serverworker.values.events import Beat, Heartbeat, Lifecycle, OutputLine, Told
+from serverworker.values.causes import Beat
+from serverworker.values.events import Heartbeat, Lifecycle, OutputLine, Told
 from serverworker.values.lines import OutputLines, ToldLines
 
 

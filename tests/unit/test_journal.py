@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from serverworker.monitor.journal_files import read_journal
 from serverworker.observers.journal import Journal, for_audit, line_of
 from serverworker.observers.journal_file import JournalFile
-from serverworker.values import events
+from serverworker.values import causes, events
 from serverworker.values.errors import ConfigurationError
 from serverworker.values.events import Event, Told
 
@@ -202,7 +202,7 @@ class JournalTests(SynchronousTestCase):
         """Each event is there, but for output and heartbeats."""
         self.tell("one")
         self.tell(events.OutputLine(source="worker 1", stream="stdout", text="printed"))
-        self.tell(events.Heartbeat(worker=1, beat=events.Beat(at=1, ok=True, seconds=1, text="200")))
+        self.tell(events.Heartbeat(worker=1, beat=causes.Beat(at=1, ok=True, seconds=1, text="200")))
         self.tell("two")
         self.assertEqual(self.texts(), ["one", "two"])
         self.assertEqual([each["session"] for each in read_journal(self.folder)], ["s", "s"])
@@ -227,7 +227,7 @@ class JournalTests(SynchronousTestCase):
                 generation=1,
                 pid=9,
                 life="serving",
-                cause=events.Cause(kind=events.CauseKind.HANG, text="no answer"),
+                cause=causes.Cause(kind=causes.CauseKind.HANG, text="no answer"),
                 uptime_seconds=1.0,
                 next_step="",
                 output=(line,),

@@ -22,7 +22,7 @@ from serverworker.monitor.journal_files import (
     session_id,
 )
 from serverworker.observers.journal import line_of
-from serverworker.values import events
+from serverworker.values import causes, events
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import Event, Told
 
@@ -34,7 +34,7 @@ DIED = events.WorkerDied(
     generation=1,
     pid=9,
     life="serving",
-    cause=events.Cause(kind=events.CauseKind.EXIT, text="exit status 1"),
+    cause=causes.Cause(kind=causes.CauseKind.EXIT, text="exit status 1"),
     uptime_seconds=1.0,
     next_step="worker 2 takes over now",
 )
@@ -171,9 +171,9 @@ class ReadTests(JournalFilesTestCase):
         """The longest line that is ever written is one that is read."""
         error = ErrorRecord(type="t\0" * 10**5, message="\0é" * 10**5, traceback="\0" * 10**6)
         requests = tuple(
-            events.RequestInFlight(method="G" * 16, path="\0" * 216, age_seconds=1.0) for _ in range(128)
+            causes.RequestInFlight(method="G" * 16, path="\0" * 216, age_seconds=1.0) for _ in range(128)
         )
-        cause = events.Cause(kind=events.CauseKind.EXCEPTION, text="\0" * 10**6, error=error)
+        cause = causes.Cause(kind=causes.CauseKind.EXCEPTION, text="\0" * 10**6, error=error)
         died = events.WorkerDied(
             worker=1,
             generation=1,

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """First to last. A module imports from its own folder and from earlier layers; two folders of one layer are strangers."""
 
-COMPOSITION_ROOT = frozenset({"options", "config_file", "session", "operators", "monitoring"})
+COMPOSITION_ROOT = frozenset({"options", "config_file", "session", "listening", "operators", "monitoring"})
 """The modules beside the folders that join everything."""
 
 OUTSIDE = frozenset({"serverworker", "serverworker.testing", "serverworker.commands"})

@@ -9,9 +9,10 @@ from twisted.logger import LogEvent, LogLevel, capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.observers.log import LogObserver
-from serverworker.values import events
+from serverworker.values import causes, events
+from serverworker.values.causes import Beat, Cause, CauseKind
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Beat, Cause, CauseKind, Event, Told
+from serverworker.values.events import Event, Told
 from serverworker.values.sentences import sentence, source_of, traceback_of
 
 ERROR = ErrorRecord(
@@ -163,7 +164,7 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
             pid=None,
             hung_at="app.py, line 3, render",
             requests=tuple(
-                events.RequestInFlight(method="GET", path=f"/{n}", age_seconds=n) for n in range(5)
+                causes.RequestInFlight(method="GET", path=f"/{n}", age_seconds=n) for n in range(5)
             ),
         ),
         "monitor",

@@ -13,7 +13,7 @@ from serverworker.monitor import figures
 from serverworker.observers.metric_families import FAMILIES, Exposed, Look, exposition
 from serverworker.observers.metrics import HEARTBEAT_BUCKETS, RECOVERY_BUCKETS, Counts, Histogram, Metrics
 from serverworker.testing import FakeSession
-from serverworker.values import events
+from serverworker.values import causes, events
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.settings import AppSettings, Settings, WorkersSettings
 from serverworker.wire import commands
@@ -58,7 +58,7 @@ class CountTests(MetricsTestCase):
     def test_crashes(self) -> None:
         """By cause; all causes are there from the beginning, so that a first one is seen as an increase."""
         before = self.values("serverworker_crashes_total")
-        self.assertEqual(set(before), {(kind.value,) for kind in events.CauseKind})
+        self.assertEqual(set(before), {(kind.value,) for kind in causes.CauseKind})
         self.assertEqual(sum(before.values()), 0)
         self.kill(1)
         after = self.values("serverworker_crashes_total")
@@ -87,7 +87,7 @@ class CountTests(MetricsTestCase):
         """How long they took, by outcome."""
         process = self.session.spawner.processes[1]
         for ok, seconds in ((True, 0.002), (True, 0.3), (False, 5.0)):
-            beat = events.Beat(at=50.0, ok=ok, seconds=seconds, text="")
+            beat = causes.Beat(at=50.0, ok=ok, seconds=seconds, text="")
             process.link.tell(commands.BeatTold, beat=asdict(beat))
         self.session.reactor.turn()
         self.assertEqual(self.value("serverworker_heartbeat_seconds_count", "ok"), 2)
@@ -196,7 +196,7 @@ class RecoveriesTests(MetricsTestCase):
         self.session.spawner.error = OSError("no memory")
         self.kill(1)
         self.session.monitor.set_workers(1)
-        beat = events.Beat(at=50.0, ok=True, seconds=0.1, text="200")
+        beat = causes.Beat(at=50.0, ok=True, seconds=0.1, text="200")
         self.session.spawner.processes[2].link.tell(commands.BeatTold, beat=asdict(beat))
         self.session.reactor.turn()
         self.session.reactor.pass_seconds(1000)
@@ -259,7 +259,7 @@ class ToldTests(MetricsTestCase):
         self.patch(figures, "cpu_seconds", lambda pid: 1.0)
         self.session.reactor.pass_seconds(1.5)
         process = self.session.spawner.processes[1]
-        process.link.tell(commands.BeatTold, beat=asdict(events.Beat(at=1.0, ok=True, seconds=1.0, text="")))
+        process.link.tell(commands.BeatTold, beat=asdict(causes.Beat(at=1.0, ok=True, seconds=1.0, text="")))
         self.session.reactor.turn()
         content_type, text = exposition(Look.at(self.metrics))
         self.assertEqual(content_type, "text/plain; version=0.0.4; charset=utf-8")

@@ -17,8 +17,8 @@ from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.shell import ShellResult
 from serverworker.testing import FakeSession
 from serverworker.values import events
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ConfigurationError, NotDone, ValueTooLarge
-from serverworker.values.events import CauseKind
 from serverworker.values.settings import (
     DrainSettings,
     IpcSettings,

@@ -25,8 +25,9 @@ from serverworker.observers.notifications.message import (
 )
 from serverworker.observers.notifications.webhook import LONGEST_CONTENT, LONGEST_TEXT, payload
 from serverworker.values import events
+from serverworker.values.causes import Cause, CauseKind, RequestInFlight
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Cause, CauseKind, Event, OutputLine, RequestInFlight, Told
+from serverworker.values.events import Event, OutputLine, Told
 from serverworker.values.state import Life, Policy, SessionState, Worker
 from tests.unit.notification_case import AT, DEATH, TRACEBACK, WHERE, message
 from tests.unit.test_crash_reports import deaths

@@ -18,7 +18,7 @@ from serverworker.decisions import inputs
 from serverworker.decisions.inputs import Input
 from serverworker.decisions.session import step
 from serverworker.values import events
-from serverworker.values.events import CauseKind
+from serverworker.values.causes import CauseKind
 from serverworker.values.state import Policy, SessionState
 from tests.unit.simulation import ERROR, World
 from tests.unit.simulation_laws import Laws

@@ -7,8 +7,8 @@ from importlib import import_module
 from attrs import evolve
 from twisted.python.failure import Failure
 
+from serverworker.values.causes import Beat
 from serverworker.values.errors import ValueTooLarge
-from serverworker.values.events import Beat
 from serverworker.values.settings import AppSettings, IpcSettings, PollingSettings, Settings
 from serverworker.wire import commands
 from tests.unit.worker_session_case import WorkerSessionTestCase

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from serverworker.processes.drain import Tracked
-from serverworker.values.events import Beat
+from serverworker.values.causes import Beat
 from serverworker.wire import commands
 from tests.unit.worker_session_case import WorkerSessionTestCase
 

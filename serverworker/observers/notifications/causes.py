@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
+from serverworker.values.causes import Cause
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Cause, Event, Fault, RestartFailed, WorkerDied
+from serverworker.values.events import Event, Fault, RestartFailed, WorkerDied
 from serverworker.values.sentences import sentence
 
 _NUMBER = re.compile(r"\d+")

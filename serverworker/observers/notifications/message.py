@@ -13,9 +13,10 @@ from attrs import evolve, field, fields, frozen
 from serverworker.monitor.crash_store import CrashReport
 from serverworker.observers.notifications.causes import fingerprint
 from serverworker.processes.state_directory import CRASHES_NAME
+from serverworker.values.causes import Cause
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.event_json import event_json, utc
-from serverworker.values.events import Cause, Told, WorkerDied
+from serverworker.values.events import Told, WorkerDied
 from serverworker.values.sentences import sentence
 from serverworker.values.state import SessionState
 

@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from serverworker.monitor.figures import WorkerFigures
+from serverworker.values.causes import Beat
 from serverworker.values.event_json import utc
-from serverworker.values.events import Beat, Heartbeat, Told
+from serverworker.values.events import Heartbeat, Told
 
 SAMPLE_SECONDS = 5.0
 KEPT_SAMPLES = 360
