@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TextIO
 
 from attrs import frozen
@@ -49,6 +51,11 @@ def choose_log(
     """
     stream = choose_observer(parent_options, output.log_format, stdout, environ)
     file = FileSink(output, troubled) if output.file is not None else None
+    if file is not None and stream is None and not Path(file.file.path).parent.is_dir():
+        # Later nobody would see it: a daemon has no terminal, and the log is the very file.
+        sys.stderr.write(
+            f"serverworker: there is no folder for {file.name} yet; it waits in memory until then\n"
+        )
     sinks = tuple(sink for sink in (stream, file) if sink is not None)
     is_ours = stream is not None or (file is not None and not operator_chose(parent_options, stdout))
     return LogChoice(sinks=sinks, file=file, observer=LogPublisher(*sinks) if is_ours else None)

@@ -22,8 +22,8 @@ def begin_log(stream: TextIO) -> None:
 class WorkerLog:
     """Writes each entry as ``error: what happened``; the time is the monitor's, which reads the lines.
 
-    Left out are Twisted's own notes that nothing is wrong. Every request is one of them: whoever wants an access log
-    gives the site a file for it (``Site(resource, logPath=…)``), since it would drown the application's last words.
+    Left out are Twisted's own notes that nothing is wrong. Every request is one of them: the access log is there for
+    those, ``[output] access_log``.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -172,6 +173,15 @@ class ChoiceTests(SynchronousTestCase):
         choice = self.chosen({"nodaemon": False}, file="/l")
         self.assertEqual(self.names(choice), ["the log file /l"])
         self.assertIsNotNone(choice.observer)
+
+    def test_daemon_without_the_folder(self) -> None:
+        """What a daemon could tell nobody later is told on the user's terminal."""
+        stderr = io.StringIO()
+        self.patch(sys, "stderr", stderr)
+        self.chosen({"nodaemon": True}, file="/no/l")
+        self.assertEqual(stderr.getvalue(), "")
+        self.chosen({"nodaemon": False}, file="/no/l")
+        self.assertIn("there is no folder for the log file /no/l yet", stderr.getvalue())
 
     def test_operators_choice(self) -> None:
         """It stands, and the file is an addition to it."""

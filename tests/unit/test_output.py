@@ -79,6 +79,12 @@ class LineSplitterTests(SynchronousTestCase):
             self.assertEqual(together.feed_together(part), ("\n".join(lines), len(lines)))
         self.assertEqual(together.flush(), apart.flush())
 
+    def test_together_with_what_is_pending(self) -> None:
+        """A line is overlong with what came of it before, though the bytes of each time are few."""
+        splitter = LineSplitter(SMALL)
+        self.assertEqual(splitter.feed_together(b"abcdef"), ("", 0))
+        self.assertEqual(splitter.feed_together(b"ghij\n"), (f"abcdefgh{CONTINUES}\nij", 2))
+
     def test_lines_come_when_they_are_complete(self) -> None:
         """A line without its end waits; flush gives it out, and once only."""
         splitter = LineSplitter()
