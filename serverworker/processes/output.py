@@ -119,18 +119,18 @@ class RecentLines:
         """Keep lines, and let go of the oldest ones that no longer fit."""
         self._kept.append(lines)
         self._count += lines.count
-        self._characters += len(lines.text)
+        self._characters += _characters(lines)
         # As they came: which of them fit, to the byte, is looked at when somebody wants them.
         while len(self._kept) > 1 and self._fit_without(self._kept[0]):
             oldest = self._kept.popleft()
             self._count -= oldest.count
-            self._characters -= len(oldest.text)
+            self._characters -= _characters(oldest)
 
     def _fit_without(self, oldest: OutputLines) -> bool:
-        """Whether the others are as many as may be kept. A character takes a byte at least."""
+        """Whether the others are as many as may be kept. A character takes a byte at least, and an empty line none."""
         return (
             self._count - oldest.count >= self._limit
-            or self._characters - len(oldest.text) >= self._limit_bytes
+            or self._characters - _characters(oldest) > self._limit_bytes
         )
 
     def lines(self) -> tuple[OutputLine, ...]:
@@ -143,6 +143,11 @@ class RecentLines:
                 break
             found.appendleft(line)
         return tuple(found)
+
+
+def _characters(lines: OutputLines) -> int:
+    """How many there are in the lines themselves, without what separates them."""
+    return len(lines.text) - lines.count + 1
 
 
 def read_available(fd: int, chunk: int = 65536, cap: int = READ_CAP) -> bytes:

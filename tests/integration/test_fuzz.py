@@ -16,7 +16,7 @@ class FuzzTests(SessionTestCase):
         """The session answers throughout, does nothing of it, and its memory stays in bounds; a new seed each time."""
         seed = secrets.randbelow(2**32)
         sys.stdout.write(f"seed {seed} ")
-        outcome = fuzz(self.folder(), 5, seed)
+        outcome = fuzz(self.folder(), 3, seed)
         self.assertEqual(outcome.faults, [])
         self.assertGreater(outcome.attacks, 50)
         self.assertLess(outcome.growth, 0.3)

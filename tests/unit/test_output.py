@@ -166,6 +166,13 @@ class RecentLinesTests(SynchronousTestCase):
             recent.append(said(text))
         self.assertEqual(("cc", "€€"), tuple(line.text for line in recent.lines()))
 
+    def test_an_empty_line_takes_no_room(self) -> None:
+        """Neither does what separates lines that came at once: what fits exactly is kept."""
+        recent = RecentLines(limit=10, limit_bytes=4)
+        for texts in (("",), ("ab", "cd")):
+            recent.append(said(*texts))
+        self.assertEqual(("", "ab", "cd"), tuple(line.text for line in recent.lines()))
+
     def test_the_newest_line_stays_however_long(self) -> None:
         """A last word longer than the bound is better than none."""
         recent = RecentLines(limit=10, limit_bytes=3)
@@ -175,7 +182,7 @@ class RecentLinesTests(SynchronousTestCase):
 
     @settings(deadline=None)
     @given(
-        texts=st.lists(st.text(st.characters(exclude_characters="\n"), max_size=12), max_size=30),
+        texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12), max_size=30),
         places=st.lists(st.integers(0, 30), max_size=10),
     )
     def test_what_is_kept_is_the_longest_tail_that_fits(self, texts: list[str], places: list[int]) -> None:
