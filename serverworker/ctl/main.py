@@ -18,6 +18,9 @@ from serverworker.values.exit_status import ExitStatus
 NOT_DONE = 1
 """The exit status where a session refused what was asked, or could not do it."""
 
+INTERRUPTED = 130
+"""As a shell has it for what ^C has ended, but for what only ends by it."""
+
 USAGE = """\
 usage: serverworkerctl [options] COMMAND …
        serverworkerctl [options]              an interactive shell
@@ -46,7 +49,8 @@ Options:
   --timeout SECONDS    how long to wait for the answer (default 3600)
   --version, --help
 
-Exit status: 0 it happened, 1 it did not (the reason is on stderr), 64 wrong usage, 69 no session can be reached.
+Exit status: 0 it happened, 1 it did not (the reason is on stderr), 64 wrong usage, 69 no session can be reached,
+130 after ^C.
 """
 
 
@@ -160,9 +164,13 @@ async def _run(reactor: Any, request: Request) -> None:
     from serverworker.ctl.session_link import Unreachable, reach
     from serverworker.ctl.tasks import run
 
+    interrupted: list[bool] = []
+    reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
     try:
         await run(reactor, request, await reach(reactor, request, os.environ))
     except (BadCommand, Unreachable, ServerWorkerError, NotAllowed) as error:
+        if interrupted:  # whatever it was at lost its connection by that
+            raise SystemExit(ExitStatus.OK if request.follow or request.watch else INTERRUPTED) from None
         _fail(request, error, _status_of(error, Unreachable))
     except BrokenPipeError:  # the pager, or whoever read us, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -171,8 +171,33 @@ class FindingTests(SynchronousTestCase):
 class TurningReactor:
     """A reactor that nobody stops."""
 
-    def addSystemEventTrigger(self, phase: str, event: str, call: Any) -> None:
+    def addSystemEventTrigger(self, phase: str, event: str, call: Any, *arguments: Any) -> None:
         """Nothing."""
+
+
+class StoppingReactor:
+    """A reactor that is stopped at once."""
+
+    def addSystemEventTrigger(self, phase: str, event: str, call: Any, *arguments: Any) -> None:
+        """It happens now."""
+        call(*arguments)
+
+
+class InterruptTests(SynchronousTestCase):
+    """^C, which takes the connection away from whatever is at work."""
+
+    def status(self, reactor: Any, *words: str) -> Any:
+        with redirect_stderr(io.StringIO()) as err:
+            done = ensureDeferred(main._run(reactor, parse(["--state-dir", "/nonexistent", *words])))
+            status = self.failureResultOf(done, SystemExit).value.code
+        return status, bool(err.getvalue())
+
+    def test_statuses(self) -> None:
+        """What only ends by it has done its work; a command has not. Nothing is said of either."""
+        self.assertEqual(self.status(StoppingReactor(), "events", "--follow"), (0, False))
+        self.assertEqual(self.status(StoppingReactor(), "status", "--watch"), (0, False))
+        self.assertEqual(self.status(StoppingReactor(), "restart", "clean"), (130, False))
+        self.assertEqual(self.status(TurningReactor(), "events", "--follow"), (69, True))
 
 
 class FollowedSession:

@@ -182,7 +182,9 @@ class RecentLinesTests(SynchronousTestCase):
 
     @settings(deadline=None)
     @given(
-        texts=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12), max_size=30),
+        texts=st.lists(
+            st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12), max_size=30
+        ),
         places=st.lists(st.integers(0, 30), max_size=10),
     )
     def test_what_is_kept_is_the_longest_tail_that_fits(self, texts: list[str], places: list[int]) -> None:
