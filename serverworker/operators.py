@@ -18,7 +18,12 @@ from serverworker.monitor.history import History
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream, ignore_lines
 from serverworker.processes.sockets import bind, bind_all, release
-from serverworker.processes.state_directory import StateDirectory, check_socket_path, write_whole
+from serverworker.processes.state_directory import (
+    CONTROL_FILE,
+    StateDirectory,
+    check_socket_path,
+    write_whole,
+)
 from serverworker.surfaces.control import ControlPort
 from serverworker.surfaces.desk import Desk
 from serverworker.surfaces.session_key import KeyCheck
@@ -29,8 +34,6 @@ from serverworker.values.ports import PortSettings
 from serverworker.values.settings import Settings
 from serverworker.values.surfaces import parse_endpoint
 
-CONTROL_FILE = "control.json"
-"""In the state directory: where the control port is, for `serverworkerctl`."""
 CONTROL_NAME = "control"
 """The default unix socket's, in the runtime directory."""
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 from attrs import frozen
 
+from serverworker.processes.state_directory import CONTROL_FILE, LOCK_NAME, sessions_path
 from serverworker.values.errors import ServerWorkerError
 
-CONTROL_FILE = "control.json"
-LOCK_FILE = "lock"
+
+class Unreachable(ServerWorkerError):
+    """No session can be reached. The text says why, and what to do."""
 
 
-class NoSession(ServerWorkerError):
-    """There is no session, or not one alone. The text says what to do."""
+class NoSession(Unreachable):
+    """There is no session, or not one alone."""
 
 
 @frozen(kw_only=True)
@@ -38,7 +40,7 @@ def find(state_directory: str | None, environ: Mapping[str, str]) -> Found:
         if found is None:
             raise NoSession(_why_not(path))
         return found
-    root = _root(environ)
+    root = sessions_path(environ)
     running = list(_running(root))
     if len(running) == 1:
         return running[0]
@@ -49,12 +51,6 @@ def find(state_directory: str | None, environ: Mapping[str, str]) -> Found:
         f"no session of this user runs (looked in {root}): start one with `twistd serverworker --port 8080`, or say "
         "where the one that is meant keeps its state: serverworkerctl --state-dir DIR …"
     )
-
-
-def _root(environ: Mapping[str, str]) -> Path:
-    home = environ.get("XDG_STATE_HOME", "")
-    base = Path(home) if home.startswith("/") else Path("~/.local/state").expanduser()
-    return base / "serverworker"
 
 
 def _running(root: Path) -> Iterator[Found]:
@@ -82,7 +78,7 @@ def _look(folder: Path) -> Found | None:
 def _is_held(folder: Path) -> bool:
     """Whether a session runs there: it holds the lock for as long as it lives, however it ends."""
     try:
-        lock = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        lock = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from attrs import frozen
 
-from serverworker.values.errors import BadCommand, NotAllowed, ServerWorkerError
+from serverworker.ctl.finding import Unreachable
+from serverworker.values.errors import BadCommand, PeerLost, ServerWorkerError
 from serverworker.values.exit_status import ExitStatus
 
 NOT_DONE = 1
@@ -161,27 +162,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 async def _run(reactor: Any, request: Request) -> None:
     """Do it; a failure is told on stderr, and ends the process with its status."""
-    from serverworker.ctl.session_link import Unreachable, reach
+    from serverworker.ctl.session_link import reach
     from serverworker.ctl.tasks import run
 
     interrupted: list[bool] = []
     reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
     try:
         await run(reactor, request, await reach(reactor, request, os.environ))
-    except (BadCommand, Unreachable, ServerWorkerError, NotAllowed) as error:
+    except ServerWorkerError as error:
         if interrupted:  # whatever it was at lost its connection by that
             raise SystemExit(ExitStatus.OK if request.follow or request.watch else INTERRUPTED) from None
-        _fail(request, error, _status_of(error, Unreachable))
+        _fail(request, error, _status_of(error))
     except BrokenPipeError:  # the pager, or whoever read us, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _status_of(error: Exception, unreachable: type[Exception]) -> int:
-    from serverworker.values.errors import PeerLost
-
+def _status_of(error: ServerWorkerError) -> int:
     if isinstance(error, BadCommand):
         return ExitStatus.USAGE
-    return ExitStatus.UNAVAILABLE if isinstance(error, unreachable | PeerLost) else NOT_DONE
+    return ExitStatus.UNAVAILABLE if isinstance(error, Unreachable | PeerLost) else NOT_DONE
 
 
 def _fail(request: Request, error: Exception, status: int) -> NoReturn:

@@ -9,22 +9,15 @@ from typing import Any
 from twisted.internet.endpoints import clientFromString, wrapClientTLS
 
 from serverworker.control import Client, connect
-from serverworker.ctl.finding import NoSession, find
+from serverworker.ctl.finding import Unreachable, find
 from serverworker.ctl.main import Request, read_key
 from serverworker.values.errors import NotAllowed, ServerWorkerError
-
-
-class Unreachable(ServerWorkerError):
-    """No session can be reached. The text says why, and what to do."""
 
 
 async def reach(reactor: Any, request: Request, environ: Mapping[str, str]) -> Client:
     """Connect to the session that is meant. Raises `Unreachable`, or `NotAllowed`."""
     key = None if request.key_file is None else read_key(request.key_file)
-    try:
-        where = request.connect or find(request.state_directory, environ).control
-    except NoSession as error:
-        raise Unreachable(str(error)) from error
+    where = request.connect or find(request.state_directory, environ).control
     try:
         return await connect(reactor, _endpoint(reactor, where, request), key=key)
     except NotAllowed as error:

@@ -37,7 +37,7 @@ async def shell(reactor: Any, request: Any, client: Client) -> None:
         raise ServerWorkerError(need("prompt-toolkit")) from error
     from serverworker.ctl.main import parse
     from serverworker.ctl.session_link import reach
-    from serverworker.ctl.tasks import emit
+    from serverworker.ctl.tasks import emit, once
 
     usages = [*await client.usages(), *_OWN]
     prompt: Any = PromptSession(
@@ -60,15 +60,9 @@ async def shell(reactor: Any, request: Any, client: Client) -> None:
             if client.link.closed:
                 client = await reach(reactor, request, os.environ)
             asked = parse(words)
-            await _one(reactor, evolve(request, words=asked.words, json=asked.json), client)
+            await once(evolve(request, words=asked.words, json=asked.json), client)
         except ServerWorkerError as error:
             emit(f"error: {error}")
-
-
-async def _one(reactor: Any, request: Any, client: Client) -> None:
-    from serverworker.ctl.tasks import once
-
-    await once(request, client)
 
 
 def _words(line: str, emit: Any) -> list[str]:

@@ -9,8 +9,6 @@ from typing import Any
 from serverworker.control import Client, Position
 from serverworker.ctl.main import Request
 from serverworker.ctl.showing import progress, until_gone
-from serverworker.values.errors import BadCommand
-from serverworker.values.exit_status import ExitStatus
 
 
 async def run(reactor: Any, request: Request, client: Client) -> None:
@@ -102,6 +100,3 @@ def _show_event(event: dict[str, Any], request: Request, *, output: bool) -> Non
     level = "" if event["level"] in ("info", "debug") else f"{event['level']}: "
     text = event["fields"]["text"] if output else f"{level}{event['sentence']}"
     emit(f"{event['at'].replace('T', ' ')} [{event['source']}] {text}")
-
-
-__all__ = ["BadCommand", "ExitStatus", "emit", "follow", "once", "run", "show"]

@@ -22,6 +22,8 @@ LOCK_NAME = "lock"
 KEY_NAME = "key"
 CRASHES_NAME = "crashes"
 RUN_NAME = "run"
+CONTROL_FILE = "control.json"
+"""Says where the control port is, for `serverworkerctl`."""
 
 _ANOTHER = "choose another with --state-dir (RUNTIME_DIRECTORY, where it is about sockets)"
 
@@ -51,8 +53,13 @@ def default_path(environ: Mapping[str, str], settings: Settings) -> Path:
         return Path(settings.state_directory).expanduser().absolute()
     if given := _first(environ.get("STATE_DIRECTORY", "")):
         return given
+    return sessions_path(environ) / port_name(settings)
+
+
+def sessions_path(environ: Mapping[str, str]) -> Path:
+    """The folder in which this user's sessions have theirs, by default: ``$XDG_STATE_HOME/serverworker``."""
     home = _absolute(environ.get("XDG_STATE_HOME", "")) or _home(environ) / ".local" / "state"
-    return home / "serverworker" / port_name(settings)
+    return home / "serverworker"
 
 
 def runtime_path(environ: Mapping[str, str], settings: Settings) -> Path:

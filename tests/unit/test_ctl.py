@@ -16,11 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from serverworker.control import Position
 from serverworker.ctl import main
 from serverworker.ctl.completion import script
-from serverworker.ctl.finding import CONTROL_FILE, LOCK_FILE, NoSession, find
+from serverworker.ctl.finding import NoSession, find
 from serverworker.ctl.main import Request, parse
 from serverworker.ctl.shell import complete
 from serverworker.ctl.tasks import follow
 from serverworker.ctl.watch import cells, headline
+from serverworker.processes.state_directory import CONTROL_FILE, LOCK_NAME
 from serverworker.values.errors import BadCommand, PeerLost
 
 WORKER = {
@@ -119,7 +120,7 @@ class FindingTests(SynchronousTestCase):
         """A folder that is held as a session holds it."""
         folder = self.home / "serverworker" / name
         folder.mkdir(parents=True)
-        lock = (folder / LOCK_FILE).open("w")
+        lock = (folder / LOCK_NAME).open("w")
         self.addCleanup(lock.close)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (folder / CONTROL_FILE).write_text(json.dumps({"control": f"unix:/run/{name}/control", "pid": 1}))
@@ -138,7 +139,7 @@ class FindingTests(SynchronousTestCase):
         """The one that runs is found; the folder of one that has ended, or was killed, is not it."""
         ended = self.home / "serverworker" / "8081"
         ended.mkdir(parents=True)
-        (ended / LOCK_FILE).touch()
+        (ended / LOCK_NAME).touch()
         (ended / CONTROL_FILE).write_text('{"control": "unix:/gone"}')
         folder = self.session("8080")
         found = find(None, self.environ)
