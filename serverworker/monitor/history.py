@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -150,6 +150,16 @@ class Since:
     """Up to this sequence there is no other; where to go on."""
     missed: bool
     """Whether some that came after it are kept no more."""
+
+
+def oldest_that_fit(events: Sequence[Kept], limit_bytes: int) -> Sequence[Kept]:
+    """As many of them as have no more bytes of JSON than this, from the first on; one at least."""
+    size = 0
+    for number, kept in enumerate(events):
+        size += len(kept.text)
+        if size > limit_bytes and number:
+            return events[:number]
+    return events
 
 
 class History:

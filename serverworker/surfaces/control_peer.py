@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 
-from serverworker.monitor.history import History, Kept
+from serverworker.monitor.history import History, oldest_that_fit
 from serverworker.surfaces import deeds, looking
 from serverworker.surfaces.desk import Asker, Desk, Outcome
 from serverworker.surfaces.operator_commands import audited, parse_words, run, usages
@@ -307,7 +307,7 @@ class Subscription:
     def _send(self) -> None:
         self._gathering = None
         since = self._history.since(self._upto, kinds=self._kinds, output=self._output, limit=BATCH_EVENTS)
-        some = _that_fit(since.events)
+        some = oldest_that_fit(since.events, BATCH_BYTES)
         upto = since.upto if len(some) == len(since.events) else some[-1].sequence
         if not some and not since.missed:
             self._upto = upto
@@ -328,15 +328,6 @@ class Subscription:
         if self._end is not None:  # nobody has stopped it, and closes the link in order
             self.stop()
             self._link.abort()
-
-
-def _that_fit(events: Sequence[Kept]) -> Sequence[Kept]:
-    size = 0
-    for number, kept in enumerate(events):
-        size += len(kept.text)
-        if size > BATCH_BYTES and number:
-            return events[:number]
-    return events
 
 
 def _name(name: str) -> str:

@@ -104,7 +104,7 @@ class Series:
         self._timer = self._clock.callLater(SAMPLE_SECONDS, self._sample)
         try:
             points = tuple((each.worker, self._point(each)) for each in self._figures())
-        except Exception:
+        except Exception:  # the timer is set already, and a chart must not end by one bad look
             self._log.failure("the figures of a moment are missing on the dashboard; the next come in 5 s")
             return
         self._beats.clear()  # of workers that are gone as well

@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from serverworker.monitor.history import History, Kept
+from serverworker.monitor.history import History, Kept, oldest_that_fit
 from serverworker.surfaces.dashboard.exchange import Refused
 from serverworker.surfaces.dashboard.logins import Login
 from serverworker.surfaces.dashboard.series import Series
@@ -193,7 +193,7 @@ class Stream:
         self._gathering = None
         assert self._upto is not None
         since = self._history.since(self._upto, output=True, limit=BATCH_EVENTS)
-        some = _oldest_that_fit(since.events)
+        some = oldest_that_fit(since.events, BATCH_BYTES)
         self._upto = since.upto if len(some) == len(since.events) else some[-1].sequence
         if since.missed:
             self._write(message("missed", {}))
@@ -294,14 +294,5 @@ def _position(last_event_id: str, session: str) -> int | None:
     return None
 
 
-def _oldest_that_fit(events: Sequence[Kept]) -> Sequence[Kept]:
-    size = 0
-    for number, kept in enumerate(events):
-        size += len(kept.text)
-        if size > BATCH_BYTES and number:
-            return events[:number]
-    return events
-
-
 def _newest_that_fit(events: Sequence[Kept]) -> Sequence[Kept]:
-    return _oldest_that_fit(events[::-1])[::-1]
+    return oldest_that_fit(events[::-1], BATCH_BYTES)[::-1]
