@@ -185,13 +185,13 @@ class Contender:
         while not holds():
             if time.monotonic() > deadline:
                 raise SystemExit(f"{self.name}: nothing happens any more; see {self.folder}")
-            time.sleep(step)
+            time.sleep(step)  # between two looks at a process that does not tell
 
     def measure(self, kind: str, megabytes: int) -> Result:
         """Have it print once, from an empty log file on."""
         log = self.folder / "out.log"
         os.truncate(log, 0)
-        time.sleep(0.5)
+        time.sleep(0.5)  # calm between two runs: what the last one left to do must not count for this one
         before = self._memory("VmRSS")
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak begins anew
         begun = time.monotonic()

@@ -136,7 +136,7 @@ class AccessLog:
         """Write the line of a twisted.web request that took so long. Never raises: a request may be anybody's class."""
         try:
             self._write(self._form(self._access(request, seconds)) + b"\n")
-        except Exception:
+        except Exception:  # of whatever class the request is: the answer must not suffer for its line
             self._log.failure("a line of the access log is lost")
 
     def _access(self, request: Any, seconds: float) -> Access:

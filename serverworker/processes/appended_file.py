@@ -85,7 +85,7 @@ class AppendedFile:
                 os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")  # noqa: PTH105 - as above
         with contextlib.suppress(FileNotFoundError):
             if self._kept:
-                os.replace(self.path, f"{self.path}.1")  # noqa: PTH105
+                os.replace(self.path, f"{self.path}.1")  # noqa: PTH105 - as above
             else:
-                os.unlink(self.path)  # noqa: PTH108
+                os.unlink(self.path)  # noqa: PTH108 - as above
         self._open()

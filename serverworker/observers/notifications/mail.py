@@ -62,7 +62,7 @@ class MailSink:
 
     def _load(self) -> str | None:
         # twisted.mail asks the network for this host's name while it is imported, which may take its time.
-        from serverworker.observers.notifications import smtp  # noqa: F401
+        from serverworker.observers.notifications import smtp  # noqa: F401 - so that it is there when a mail is sent
 
         return secret_of(self._settings.password, self._settings.password_file, "the mail's password_file")
 
