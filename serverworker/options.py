@@ -35,6 +35,10 @@ meanwhile. Without --app a welcome page is served.
 Examples:
   twistd -n serverworker --port 8080 --app mysite.web:root
       serves `root` of mysite/web.py, in the foreground
+  twistd -n serverworker --port 8080 --wsgi mysite.wsgi:application
+      the same for Flask, Django and their like; --asgi for FastAPI's
+  twistd -n serverworker --port 8080 -- web --path .
+      runs another plugin of twistd, here the web server for files
   twistd serverworker --config /etc/mysite/serverworker.toml --workers 4
       reads all but the number of workers from the file, in the background
 
@@ -102,6 +106,21 @@ _OPTIONS = (
         "module:attribute to serve: a twisted.web Resource, a Klein application, an IService, or a callable that"
         " gets the ServerWorker (default: a welcome page).",
     ),
+    _Option(
+        "wsgi", "app.wsgi", "module:attribute of a WSGI application to serve, such as Flask's or Django's."
+    ),
+    _Option(
+        "wsgi-threads",
+        "app.wsgi_threads",
+        "How many requests a worker runs at a time where the application is WSGI (default {}).",
+        _number,
+    ),
+    _Option("asgi", "app.asgi", "module:attribute of an ASGI application to serve, such as FastAPI's."),
+    _Option(
+        "command",
+        "app.command",
+        "A program to run that takes its socket by LISTEN_FDS, or as a number in place of {{fd}}.",
+    ),
     _Option("agent", "app.agent", "module:Class, the application's SessionAgent (default: none)."),
     _Option("workers", "workers.count", "How many workers serve (default {}).", _number),
     _Option(
@@ -168,7 +187,7 @@ _OPTIONS = (
         " in $XDG_STATE_HOME or ~/.local/state).",
     ),
 )
-_NAMES = {option.key: f"--{option.name}" for option in _OPTIONS}
+_NAMES = {option.key: f"--{option.name}" for option in _OPTIONS} | {"app.plugin": "--"}
 
 
 class Options(usage.Options):
@@ -179,7 +198,7 @@ class Options(usage.Options):
     because the traceback and the status 1 that twistd has for it help nobody.
     """
 
-    synopsis = "[--port 8080] [--app module:attribute] [options]"
+    synopsis = "[--port 8080] [--app module:attribute] [options] [-- PLUGIN ARGUMENTS…]"
     # Twisted would wrap it into one paragraph; `getUsage` adds ours as it is.
     longdesc = ""
     optFlags = [
@@ -198,6 +217,8 @@ class Options(usage.Options):
         # twistd changes it when it daemonises.
         self._folder = str(Path.cwd())
         self._ports: list[tuple[str, str]] = []
+        self._plugin: tuple[str, ...] = ()
+        self._words: Sequence[str] = ()
 
     def opt_port(self, value: str) -> None:
         """Take one more port; what --help says of it is `_PORT_HELP`."""
@@ -221,14 +242,22 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the arguments. Wrong usage is told on stderr and ends the process with status 64."""
+        self._words = sys.argv[1:] if options is None else options
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             _refuse([self._wrong_usage(error)], ExitStatus.USAGE)
 
     def parseArgs(self, *arguments: str) -> None:
-        """Refuse what is no option, such as a forgotten ``--``."""
-        if arguments:
+        """Take the plugin and its arguments, which stand behind ``--``; refuse what stands there without one."""
+        before = self._words[: len(self._words) - len(arguments)]
+        if before and before[-1] == "--":
+            if not arguments:
+                raise usage.UsageError(
+                    "behind -- belongs a plugin of twistd and its arguments, such as -- web --path ."
+                )
+            self._plugin = arguments
+        elif arguments:
             raise usage.UsageError(self._stray(arguments[0]))
 
     def settings(self) -> Settings:
@@ -244,6 +273,8 @@ class Options(usage.Options):
             if (text := self[option.name]) is not None:
                 table, _, name = option.key.rpartition(".")
                 (data.setdefault(table, {}) if table else data)[name] = option.convert(text)
+        if self._plugin:
+            data.setdefault("app", {})["plugin"] = list(self._plugin)
         if self._ports:
             data["ports"] = dict(self._ports)
         source = read(data, label="command line", folder=self._folder, spell=_spelled)

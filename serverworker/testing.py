@@ -32,7 +32,8 @@ from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import record_of
 from serverworker.processes.exit_handlers import ExitHandlers
 from serverworker.processes.fake_spawner import FakeReactor, FakeSpawner, FakeWorkerProcess
-from serverworker.processes.hosts import AgentHost, Host, host_for
+from serverworker.processes.hosts.interface import Host
+from serverworker.processes.hosts.resource import AgentHost, host_for
 from serverworker.processes.listeners import Listeners, Port
 from serverworker.processes.role import ProcessRole
 from serverworker.processes.server_worker import ServerWorker

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from serverworker.processes.hosts import AgentHost, Host, SiteHost, load
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from serverworker.processes.hosts.finding import find_host
+from serverworker.processes.hosts.interface import Host
 from serverworker.processes.references import load_agent, theirs
 from serverworker.processes.server_worker import ServerWorker
 from serverworker.values.errors import ApplicationError, ErrorRecord
@@ -20,19 +23,10 @@ class Application:
     async def load(self) -> None:
         """Import and build; register with the worker. Starts nothing."""
         agent = load_agent(self._settings.agent) if self._settings.agent else None
-        self._host = self._find_host()
+        self._host = find_host(self._settings)
         self._host.register(self._worker)
         if agent is not None:
             await agent.launch(worker=self._worker)
-
-    def _find_host(self) -> Host:
-        if self._settings.resource:
-            return load(self._settings.resource)
-        if self._settings.agent:
-            return AgentHost()
-        from serverworker.processes.welcome import welcome_site
-
-        return SiteHost("the welcome page", welcome_site())
 
     @property
     def needs_activation(self) -> bool:
@@ -43,6 +37,10 @@ class Application:
     def description(self) -> str:
         """What it is, in words."""
         return "" if self._host is None else self._host.description
+
+    def health_endpoint(self) -> IStreamClientEndpoint | None:
+        """See `Host.health_endpoint`."""
+        return None if self._host is None else self._host.health_endpoint()
 
     async def activate(self) -> None:
         """Start what there is to start."""

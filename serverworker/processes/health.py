@@ -28,18 +28,22 @@ def heartbeat_for(
     reactor: Any,
     settings: Settings,
     listeners: Listeners,
+    own_endpoint: Callable[[], IStreamClientEndpoint | None],
     told: Callable[[Beat], object],
     first_success: Callable[[], object],
     gave_up: Callable[[Beat], object],
 ) -> Heartbeat:
     """The heartbeat of a worker, not started.
 
-    It polls what this very worker serves on the port ``server``, through a pair of sockets of its own, so that its own
+    It polls `own_endpoint` where the application has one, else what this very worker serves on ``server``, through a pair of sockets of its own, so that its own
     answer comes back and not a sibling's. With ``bind = false`` it polls the public address: whoever listens there.
     """
     pollers: list[Poller] = []
 
     def poller() -> Poller | None:
+        endpoint = own_endpoint()
+        if endpoint is not None:
+            return Poller(reactor, endpoint, settings.polling)
         factory = listeners.heartbeat_factory("server")
         if factory is not None:
             return Poller(reactor, SocketpairEndpoint(reactor, factory), settings.polling)

@@ -162,6 +162,7 @@ class WorkerSession(CommandLocator):
             reactor=self._reactor,
             settings=self._settings,
             listeners=self._listeners,
+            own_endpoint=self._application.health_endpoint,
             told=self._beat_told,
             first_success=self._ready,
             gave_up=self._gave_up,

@@ -130,6 +130,11 @@ def is_file_name(value: object) -> bool:
     return True
 
 
+def is_argument(value: str) -> bool:
+    """Whether a program can be given it as an argument; an empty one can."""
+    return not value or is_file_name(value)
+
+
 def placed(path: str, folder: str) -> str:
     """Where a path points that was written in `folder`; ``~`` is the user's home. No folder: left alone.
 

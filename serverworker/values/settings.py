@@ -52,6 +52,10 @@ _MONITORS_OWN = frozenset({"control", "dashboard", "health", "journal", "mail", 
 """Tables that no worker is told of."""
 
 
+_KINDS_OF_APPLICATION = ("resource", "wsgi", "asgi", "plugin", "command")
+"""Keys of ``[app]``, of which one at most says what the workers run."""
+
+
 def _must_reach(key: str, value: float, floor_key: str, floor: float) -> None:
     if value < floor:
         raise InvalidSettings(
@@ -65,6 +69,18 @@ class AppSettings:
 
     resource: str | None = rules.target("module:attribute, such as 'mysite.web:root'")
     """``module:attribute``: a Resource, a Klein application, an IService, or a `work` callable (``--app``)."""
+    wsgi: str | None = rules.target("module:attribute, such as 'mysite.wsgi:application'")
+    """``module:attribute``: a WSGI application, such as Flask's or Django's (``--wsgi``)."""
+    wsgi_threads: int = rules.whole(10, 1, 1000)
+    """How many requests a worker runs at a time where the application is WSGI; each takes a thread."""
+    asgi: str | None = rules.target("module:attribute, such as 'mysite.api:app'")
+    """``module:attribute``: an ASGI application, such as FastAPI's or Starlette's (``--asgi``)."""
+    plugin: tuple[str, ...] = rules.texts(
+        "an array of texts, such as ['web', '--path', '.']", rules.is_argument
+    )
+    """A plugin of twistd and its arguments (``-- web --path .``)."""
+    command: str | None = rules.text("a command in one line, such as 'gunicorn --bind fd://{fd} mysite:app'")
+    """A program that takes its socket from its parent, and its arguments (``--command``)."""
     agent: str | None = rules.target("module:Class, such as 'mysite.session:Wiki'")
     """``module:Class``: a SessionAgent subclass."""
     directory: str | None = rules.path()
@@ -75,6 +91,12 @@ class AppSettings:
     """Added to the workers' environment."""
     version: str | None = rules.text("one line of text, such as '2.4.1'")
     """What surfaces call the code that is deployed; the application may say it itself (`ServerWorker.version`)."""
+
+    def __attrs_post_init__(self) -> None:
+        given = [name for name in _KINDS_OF_APPLICATION if getattr(self, name)]
+        if len(given) > 1:
+            text = f"there is an application already, by {', '.join(f'app.{name}' for name in given[:-1])}: give one"
+            raise InvalidSettings([Problem(f"app.{given[-1]}", text)])
 
 
 @frozen(kw_only=True)

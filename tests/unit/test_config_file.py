@@ -19,6 +19,7 @@ WHOLE = """
 state_directory = "/var/lib/mysite"
 [app]
 resource = "mysite.web:root"
+wsgi_threads = 20
 agent = "mysite.session:Wiki"
 directory = "/srv/mysite/current"
 python = "/srv/mysite/venv/bin/python"
@@ -146,7 +147,7 @@ class ReadingTests(SynchronousTestCase):
             for key in untold[table]
             if told[table].get(key) == untold[table].get(key)
         }
-        self.assertEqual(left, {("workers", "bind"), ("ports", "server")})
+        self.assertEqual(left, {("workers", "bind"), ("ports", "server"), ("app", "plugin")})
 
     def test_empty(self) -> None:
         """An empty file is a fine configuration: all defaults."""

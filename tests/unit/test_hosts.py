@@ -12,10 +12,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 from zope.interface import classImplements
 
-from serverworker.processes.hosts import (
+from serverworker.processes.hosts.interface import Host
+from serverworker.processes.hosts.resource import (
     KINDS,
     AgentHost,
-    Host,
     ServiceHost,
     SiteHost,
     WorkHost,
@@ -215,7 +215,7 @@ class RefusedTests(HostTestCase):
         """A class that raises when it is made: its traceback, without our lines."""
         text = self.refused(Explodes)
         self.assertIn('raise OSError("no data base")', text)
-        self.assertNotIn("processes/hosts.py", text)
+        self.assertNotIn("processes/hosts/", text)
         self.assertTrue(text.endswith("OSError: no data base"), text)
 
 

@@ -27,7 +27,6 @@ WRONG_USAGE: list[tuple[list[str], str]] = [
     (["--bogus"], "there is no option --bogus"),
     (["--bogus=3"], "there is no option --bogus"),
     (["--polinterval", "3"], "there is no option --polinterval; did you mean --poll-interval?"),
-    (["--wsgi", "a:b"], "there is no option --wsgi"),
     (["-x"], "there is no option -x"),
     (["-p", "80"], "there is no option -p"),
     (
@@ -43,7 +42,8 @@ WRONG_USAGE: list[tuple[list[str], str]] = [
         ["mysite.web:root", "--port", "80"],
         "'mysite.web:root' is no option; did you mean --app mysite.web:root?",
     ),
-    (["--", "web", "--path", "."], "'web' is no option"),
+    (["web", "--", "--path", "."], "'web' is no option"),
+    (["--"], "behind -- belongs a plugin of twistd and its arguments, such as -- web --path ."),
     ([""], "'' is no option"),
 ]
 
@@ -91,6 +91,15 @@ BAD_VALUES: list[tuple[list[str], list[str]]] = [
     ),
     (["--startup-timeout", "0"], ["--startup-timeout: must be a number of seconds, 0.01 to 86400, not 0"]),
     (["--drain-timeout", "inf"], ["--drain-timeout: must be a number of seconds, 0.01 to 86400, not inf"]),
+    (
+        ["--app", "a:b", "--wsgi", "c:d"],
+        ["--wsgi: there is an application already, by app.resource: give one"],
+    ),
+    (
+        ["--command", "x", "--asgi", "c:d", "--", "web"],
+        ["--command: there is an application already, by app.asgi, app.plugin: give one"],
+    ),
+    (["--wsgi-threads", "0"], ["--wsgi-threads: must be a whole number, 1 to 1000, not 0"]),
     (["--app", "web.py"], ["--app: must be module:attribute, such as 'mysite.web:root', not 'web.py'"]),
     (["--agent", "x"], ["--agent: must be module:Class, such as 'mysite.session:Wiki', not 'x'"]),
     (["--show-output", "yes"], ["--show-output: must be true or false, not 'yes'"]),
@@ -191,6 +200,12 @@ class ValueTests(OptionsTestCase):
         self.assertEqual(made.app.directory, f"{self.folder}/etc/current")
         self.assertEqual(made.state_directory, f"{self.folder}/state")
         self.assertEqual(made.ports[0].path, f"{self.folder}/s")
+
+    def test_plugin(self) -> None:
+        """What stands behind `--` is a plugin with its own arguments, whatever they look like."""
+        made = self.parse("--port", "81", "--", "web", "--port", "tcp:80", "--", "-x").settings()
+        self.assertEqual(made.app.plugin, ("web", "--port", "tcp:80", "--", "-x"))
+        self.assertEqual([port.port for port in made.ports], [81])
 
     def test_read_anew(self) -> None:
         """Asked again, the file is read again; a file that has gone bad raises, and ends nothing."""
@@ -309,6 +324,11 @@ class CheckTests(OptionsTestCase):
             f"""\
 configuration is fine
   app.resource = 'a:b'  (a.toml)
+  app.wsgi = unset  (default)
+  app.wsgi_threads = 10  (default)
+  app.asgi = unset  (default)
+  app.plugin = none  (default)
+  app.command = unset  (default)
   app.agent = unset  (default)
   app.directory = unset  (default)
   app.python = unset  (default)
@@ -404,9 +424,11 @@ class HelpTests(OptionsTestCase):
         return self.stdout.getvalue()
 
     def test_every_option(self) -> None:
-        """Each option has a text that says what its value is and what its default is."""
+        """Each option has a text that says what its value is and what its default is (--app's, for its siblings)."""
         text = " ".join(self.help().split())
         for option in (
+            *("--wsgi= module:attribute", "--wsgi-threads= How many", "--asgi= module:attribute"),
+            *("--command= A program to run", "as a number in place of {fd}"),
             *("--app= module:attribute", "--agent= module:Class", "--config= The configuration file"),
             *("--check-config Say", "--workers= How many", "--standby= How many", "--poll-route= Path"),
             *("--poll-interval= Seconds", "--poll-timeout= Seconds", "--poll-tolerance= How many"),
@@ -414,7 +436,8 @@ class HelpTests(OptionsTestCase):
             *("--port= Where to listen", "--show-output= true or false", "--log-format= 'text', or 'json'"),
         ):
             self.assertIn(option, text)
-        self.assertEqual(text.count("(default"), len(Options.optParameters) + 1)
+        without = ("--wsgi ", "--asgi ", "--command ")
+        self.assertEqual(text.count("(default"), len(Options.optParameters) + 1 - len(without))
         self.assertIn("socket=4321", text)
 
     def test_defaults(self) -> None:
@@ -428,7 +451,9 @@ class HelpTests(OptionsTestCase):
         """It has a synopsis, and its examples stand on lines of their own, none wider than a terminal."""
         lines = self.help().splitlines()
         self.assertEqual(" ".join(lines).count("The monitor binds the ports"), 1)
-        self.assertIn("serverworker [--port 8080] [--app module:attribute] [options]", lines[0])
+        self.assertIn(
+            "serverworker [--port 8080] [--app module:attribute] [options] [-- PLUGIN ARGUMENTS…]", lines[0]
+        )
         self.assertIn("  twistd -n serverworker --port 8080 --app mysite.web:root", lines)
         self.assertIn("  twistd serverworker --config /etc/mysite/serverworker.toml --workers 4", lines)
         self.assertEqual([line for line in lines if len(line) > 80 and line != lines[0]], [])

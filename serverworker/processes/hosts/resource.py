@@ -1,16 +1,18 @@
-"""Finding out what an application is, and how it is run."""
+"""Applications of Twisted's own kinds (``--app``): finding out which one it is, and how it is run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import isclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import IService
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
 from serverworker.processes.awaiting import finished
+from serverworker.processes.hosts.guessing import fitting_option
+from serverworker.processes.hosts.interface import Host
 from serverworker.processes.references import resolve, theirs
 from serverworker.values.errors import ApplicationError
 
@@ -25,28 +27,8 @@ KINDS = (
 """What an application may be, for an error's text."""
 
 
-class Host(Protocol):
-    """An application that has been built: what a worker runs."""
-
-    description: str
-    """In words, such as ``Resource mysite.web:root``."""
-    needs_activation: bool
-    """Whether it has something to start before it can answer."""
-
-    def register(self, worker: ServerWorker) -> None:
-        """Listen on the ports. Starts nothing."""
-
-    async def activate(self, worker: ServerWorker) -> None:
-        """Start it."""
-
-    async def stop(self) -> None:
-        """End what was started, once its connections are gone."""
-
-
-class SiteHost:
+class SiteHost(Host):
     """A Resource, Klein application or Site: served on the port ``server``; there is nothing to start."""
-
-    needs_activation = False
 
     def __init__(self, description: str, site: Site) -> None:
         self.description = description
@@ -56,15 +38,12 @@ class SiteHost:
         """Listen on the port ``server``."""
         worker.listen("server", self._site)
 
-    async def activate(self, worker: ServerWorker) -> None:
-        """Nothing to start."""
 
-    async def stop(self) -> None:
-        """Nothing to end."""
+class ServiceHost(Host):
+    """An IService: started when the worker is promoted, stopped when it has drained.
 
-
-class ServiceHost:
-    """An IService: started when the worker is promoted, stopped when it has drained."""
+    It listens by itself, through `ServerWorker.current().listen`, when it is started.
+    """
 
     needs_activation = True
 
@@ -72,9 +51,6 @@ class ServiceHost:
         self.description = description
         self._service = service
         self._started = False
-
-    def register(self, worker: ServerWorker) -> None:
-        """Nothing: it listens by itself, through `ServerWorker.current().listen`, when it is started."""
 
     async def activate(self, worker: ServerWorker) -> None:
         """Start the service."""
@@ -91,7 +67,7 @@ class ServiceHost:
             await finished(self._service.stopService)
 
 
-class WorkHost:
+class WorkHost(Host):
     """The original's `work`: a callable that gets the worker, and listens through it."""
 
     needs_activation = True
@@ -100,9 +76,6 @@ class WorkHost:
         self.description = description
         self._work = work
         self._service: ServiceHost | None = None
-
-    def register(self, worker: ServerWorker) -> None:
-        """Nothing: `work` has not run yet."""
 
     async def activate(self, worker: ServerWorker) -> None:
         """Call `work(worker)`, and wait for the Deferred or coroutine that it may return.
@@ -120,20 +93,10 @@ class WorkHost:
             await self._service.stop()
 
 
-class AgentHost:
+class AgentHost(Host):
     """No application but an agent, which listens by itself."""
 
     description = "what the session agent listens with"
-    needs_activation = False
-
-    def register(self, worker: ServerWorker) -> None:
-        """Nothing: the agent does."""
-
-    async def activate(self, worker: ServerWorker) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to end."""
 
 
 def load(reference: str) -> Host:
@@ -163,6 +126,11 @@ def host_for(application: Any, reference: str) -> Host:
         made = resource()
         if IResource.providedBy(made):
             return SiteHost(f"Klein application {reference}", Site(made))
+    fitting = fitting_option(application)
+    if fitting is not None:
+        raise ApplicationError(
+            f"--app {reference} is {fitting.words}: give it with {fitting.option} {reference}"
+        )
     if callable(application):
         return WorkHost(f"work callable {reference}", application)
     raise ApplicationError(

@@ -1,0 +1,54 @@
+"""Telling by its looks which option an application was meant for, so that an error can say so."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from attrs import frozen
+from twisted.application.service import IService
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+
+_WSGI_ARGUMENTS = 2
+_ASGI_ARGUMENTS = 3
+
+
+@frozen
+class Fitting:
+    """What an application looks like, and the option that it belongs to."""
+
+    option: str
+    words: str
+
+
+_WSGI = Fitting("--wsgi", "a WSGI application")
+_ASGI = Fitting("--asgi", "an ASGI application")
+_TWISTED = Fitting("--app", "an application of Twisted's own kinds")
+
+
+def fitting_option(application: Any) -> Fitting | None:
+    """The option that fits, None where it could be for more than one, or none. It looks, and calls nothing."""
+    if isinstance(application, Site) or any(
+        kind.providedBy(application) or (inspect.isclass(application) and kind.implementedBy(application))
+        for kind in (IResource, IService)
+    ):
+        return _TWISTED
+    if not callable(application) or inspect.isclass(application):
+        return None
+    called = application if inspect.isroutine(application) else type(application).__call__
+    arguments = _required_arguments(called, bound=not inspect.isroutine(application))
+    if inspect.iscoroutinefunction(called):
+        return _ASGI if arguments == _ASGI_ARGUMENTS else None
+    return _WSGI if arguments == _WSGI_ARGUMENTS else None
+
+
+def _required_arguments(called: Any, *, bound: bool) -> int | None:
+    """How many positional arguments a caller must give; None where that cannot be told."""
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = sum(1 for each in parameters if each.kind in kinds and each.default is inspect.Parameter.empty)
+    return required - 1 if bound else required

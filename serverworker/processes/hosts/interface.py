@@ -1,0 +1,32 @@
+"""What a worker asks of an application, whatever it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+if TYPE_CHECKING:
+    from serverworker.processes.server_worker import ServerWorker
+
+
+class Host:
+    """An application that has been built: what a worker runs. Each kind overrides what it has a need for."""
+
+    description: str
+    """In words, such as ``Resource mysite.web:root``."""
+    needs_activation: bool = False
+    """Whether it has something to start before it can answer."""
+
+    def register(self, worker: ServerWorker) -> None:
+        """Listen on the ports. Starts nothing."""
+
+    async def activate(self, worker: ServerWorker) -> None:
+        """Start it."""
+
+    def health_endpoint(self) -> IStreamClientEndpoint | None:
+        """Where this very worker's own answers come from; None: from what it listens with on the port ``server``."""
+        return None
+
+    async def stop(self) -> None:
+        """End what was started, once its connections are gone."""
