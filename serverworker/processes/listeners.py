@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -15,6 +15,8 @@ from serverworker.processes.access_log import AccessLog
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.drain import Tracked, track
 from serverworker.processes.shares import Shares
+from serverworker.processes.site_log import spare_unseen_lines
+from serverworker.processes.taker import Taker
 from serverworker.values.errors import nearest
 
 
@@ -31,8 +33,10 @@ class Port:
 @frozen(kw_only=True)
 class _Listener:
     port: Port
-    tracked: Tracked
+    tracked: Tracked | Taker
     reader: AcceptReader
+    close: Callable[[], object]
+    """Tells what serves it that it is over."""
 
 
 class Listeners:
@@ -73,8 +77,13 @@ class Listeners:
             return dict(self._configured)
         return {name: port.description for name, port in self._ports.items()}
 
+    @property
+    def sockets(self) -> dict[str, socket.socket]:
+        """Name to listening socket; none with ``bind = false``."""
+        return {name: port.socket for name, port in self._ports.items()}
+
     def listen(self, name: str, factory: IProtocolFactory) -> None:
-        """Serve a port; see `ServerWorker.listen`."""
+        """Serve a port; see `ServerWorker.listen`. A host of ours may give a `Taker`, which needs no reactor."""
         if not self._bind:
             raise ValueError(
                 f"cannot listen on {name!r}: the configuration says bind = false, so the application binds by itself"
@@ -83,7 +92,7 @@ class Listeners:
             raise ValueError(f"the session has no port {name!r}{nearest(name, list(self._ports))}")
         if name in self.factories:
             raise ValueError(f"port {name!r} is listened on already, by {self.factories[name]!r:.200}")
-        if not callable(getattr(factory, "buildProtocol", None)):
+        if not (isinstance(factory, Taker) or callable(getattr(factory, "buildProtocol", None))):
             raise TypeError(
                 f"port {name!r} is served by a protocol factory, such as twisted.web.server.Site(resource), "
                 f"not by {factory!r:.200}"
@@ -92,10 +101,20 @@ class Listeners:
         self.factories[name] = factory
 
     def _serve(self, port: Port, factory: IProtocolFactory) -> None:
-        tracked = track(factory, self._board, self._reactor, self._access)
-        tracked.factory.doStart()
-        reader = AcceptReader(self._reactor, port.socket, tracked.factory, self._shares)
-        self._listeners[port.name] = _Listener(port=port, tracked=tracked, reader=reader)
+        tracked: Tracked | Taker
+        served: IProtocolFactory | Taker
+        if isinstance(factory, Taker):
+            tracked = served = factory
+            factory.begin(self._board, self._access)
+            close: Callable[[], object] = factory.end
+        else:
+            spare_unseen_lines(factory)
+            tracked = track(factory, self._board, self._reactor, self._access)
+            served = tracked.factory
+            served.doStart()
+            close = served.doStop
+        reader = AcceptReader(self._reactor, port.socket, served, self._shares)
+        self._listeners[port.name] = _Listener(port=port, tracked=tracked, reader=reader, close=close)
         if self._draining:
             tracked.drain()
         elif self._accepting:
@@ -104,7 +123,8 @@ class Listeners:
     def heartbeat_factory(self, name: str) -> IProtocolFactory | None:
         """What serves that port, for the worker's own polls; None while nothing does."""
         listener = self._listeners.get(name)
-        return None if listener is None else listener.tracked.untracked_factory
+        tracked = None if listener is None else listener.tracked
+        return tracked.untracked_factory if isinstance(tracked, Tracked) else None
 
     def accept(self) -> None:
         """Accept on every port, from now on."""
@@ -157,4 +177,4 @@ class Listeners:
     def close(self) -> None:
         """Tell the factories that it is over."""
         for listener in self._listeners.values():
-            listener.tracked.factory.doStop()
+            listener.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from functools import wraps
 from hmac import compare_digest
@@ -107,6 +108,14 @@ class ServerWorker:
         With ``bind = false`` they are bound by nobody yet: the application does that itself.
         """
         return self._listeners.addresses
+
+    @property
+    def sockets(self) -> Mapping[str, socket.socket]:
+        """The session's listening sockets by name, for who hands them on to another program; else `listen` is the way.
+
+        They are shared by all workers and are not to be closed. None with ``bind = false``.
+        """
+        return self._listeners.sockets
 
     def listen(self, name: str, factory: IProtocolFactory) -> None:
         """Serve a port of the session with a protocol factory, such as a `twisted.web.server.Site`.
