@@ -22,6 +22,7 @@ from serverworker.values.ports import port_key
 from serverworker.values.reading import Source, combine, read
 from serverworker.values.rules import InvalidSettings, key_part, shown
 from serverworker.values.settings import Settings
+from serverworker.values.tls import tls_key
 
 _DEFAULTS = Settings()
 _TARGET = re.compile(r"[\w.]+:[\w.]+")
@@ -360,6 +361,8 @@ def _effective(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, value in attrs.asdict(settings, recurse=False).items():
         if name == "ports":
             yield from ((port_key(port.name), shown(port.describe())) for port in settings.ports)
+        elif name == "tls":
+            yield from ((tls_key(each.name), each.describe()) for each in settings.tls)
         elif not attrs.has(type(value)):
             yield name, _plainly(value)
         else:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from serverworker.values.errors import ConfigurationError
+from serverworker.processes.certificates import certificate_options, read_certificates, read_key_pair
 
 
 def tls_options(
@@ -19,83 +17,17 @@ def tls_options(
 
     Raises `ConfigurationError` where a file cannot be read, holds something else, or key and certificate do not match.
     """
-    from OpenSSL import SSL
-    from twisted.internet.ssl import CertificateOptions, TLSVersion, trustRootFromCertificates
-
-    # What Twisted hands on to OpenSSL are cryptography's objects: it takes both, and warns of its own.
-    chain = [each.original.to_cryptography() for each in _certificates(f"{table}.certificate", certificate)]
-    key = _private_key(table, private_key or certificate)
-    _check_dates(f"{table}.certificate", certificate, chain[0])
-    more: dict[str, Any] = {}
+    pair = read_key_pair(table, certificate, private_key)
+    authorities = None
     if client_authority is not None:
-        authorities = _certificates(f"{table}.client_authority", client_authority)
-        more["trustRoot"] = trustRootFromCertificates(authorities)
-    options = CertificateOptions(
-        privateKey=key,
-        certificate=chain[0],
-        extraCertChain=chain[1:],
-        raiseMinimumTo=TLSVersion.TLSv1_2,
-        **more,
+        authorities = _trust_root(read_certificates(f"{table}.client_authority", client_authority))
+    return certificate_options(pair.certificate, pair.private_key, trust_root=authorities)
+
+
+def _trust_root(authorities: list[Any]) -> Any:
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from twisted.internet.ssl import Certificate, trustRootFromCertificates
+
+    return trustRootFromCertificates(
+        [Certificate.loadPEM(each.public_bytes(Encoding.PEM)) for each in authorities]
     )
-    try:
-        options.getContext()
-    except SSL.Error as error:
-        raise ConfigurationError(
-            f"{table}.certificate: {certificate} and the private key in {private_key or certificate} cannot be used "
-            f"together: {error.args[0][0][2] if error.args and error.args[0] else error}"
-        ) from error
-    return options
-
-
-def _read(key: str, name: str) -> bytes:
-    try:
-        return Path(name).read_bytes()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigurationError(f"{key}: {name} cannot be read: {why}") from error
-
-
-def _certificates(key: str, name: str) -> list[Any]:
-    """All certificates of a PEM file, in their order."""
-    from twisted.internet.ssl import Certificate
-
-    end = b"-----END CERTIFICATE-----"
-    text = _read(key, name)
-    parts = [part[part.index(b"-----BEGIN CERTIFICATE-----") :] + end for part in _ended(text, end)]
-    try:
-        found = [Certificate.loadPEM(part) for part in parts]
-    except Exception as error:  # OpenSSL's, whatever it is called in this version
-        raise ConfigurationError(f"{key}: {name} holds a certificate that cannot be read") from error
-    if not found:
-        raise ConfigurationError(
-            f"{key}: {name} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
-        )
-    return found
-
-
-def _ended(text: bytes, end: bytes) -> list[bytes]:
-    return [part for part in text.split(end)[:-1] if b"-----BEGIN CERTIFICATE-----" in part]
-
-
-def _private_key(table: str, name: str) -> Any:
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    key = f"{table}.private_key"
-    text = _read(key, name)
-    try:
-        # Not OpenSSL's own way: that asks for a passphrase on the terminal, and waits.
-        return load_pem_private_key(text, password=None)
-    except Exception as error:  # whatever it is called in this version; a key with a passphrase among them
-        raise ConfigurationError(
-            f"{key}: {name} holds no private key in PEM form that can be read without a passphrase"
-        ) from error
-
-
-def _check_dates(key: str, name: str, certificate: Any) -> None:
-    now, until, since = datetime.now(UTC), certificate.not_valid_after_utc, certificate.not_valid_before_utc
-    if until < now:
-        raise ConfigurationError(f"{key}: the certificate in {name} has expired, at {until}")
-    if since > now:
-        raise ConfigurationError(
-            f"{key}: the certificate in {name} is not valid before {since}; is the clock right?"
-        )

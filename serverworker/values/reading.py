@@ -16,6 +16,7 @@ from serverworker.values.ports import PortSettings, parse_port, port_key
 from serverworker.values.rules import InvalidSettings, Rule, key_part, placed, shown
 from serverworker.values.settings import Settings
 from serverworker.values.surfaces import absolute_endpoint
+from serverworker.values.tls import TlsSettings, tls_key
 
 _TABLES: dict[str, type[Any]] = {
     item.name: type(item.default) for item in attrs.fields(Settings) if attrs.has(type(item.default))
@@ -39,6 +40,9 @@ _FOLDER_KEYS = frozenset(
 """Keys whose value is a path, which starts at the folder that it was written in."""
 
 
+_TLS_FIELDS = {name: each for name, each in attrs.fields_dict(TlsSettings).items() if name != "name"}
+_TLS_FILES = (".certificate", ".private_key")
+
 _SECRET_TABLES = frozenset({"mail", "webhook"})
 """What stands in their place is not shown: it may be the URL or the password."""
 
@@ -50,7 +54,8 @@ class Source:
     label: str
     """Where that is, such as the name of a file."""
     values: dict[str, Any]
-    """By dotted key, such as ``polling.interval_seconds``; a port is a `PortSettings`. Each may stand by itself."""
+    """By dotted key, such as ``polling.interval_seconds``; a port is a `PortSettings`, its TLS a `TlsSettings`. Each may
+    stand by itself."""
     problems: tuple[Problem, ...] = ()
     """An empty key: the source as a whole cannot be used."""
     spell: Callable[[str], str] = str
@@ -92,6 +97,7 @@ def combine(*sources: Source) -> Settings:
     ports = tuple(value for value in arguments.values() if isinstance(value, PortSettings))
     if ports:
         together["ports"] = ports
+    together["tls"] = tuple(value for value in arguments.values() if isinstance(value, TlsSettings))
     try:
         settings = Settings(**together, state_directory=arguments.get("state_directory"))
         if not problems:
@@ -120,11 +126,17 @@ class _Reader:
                 self.problems.append(Problem(name, f"must be a table, [{name}], not {what}"))
             elif name == "ports":
                 self._read_ports(value)
+            elif name == "tls":
+                self._read_tls(value)
             else:
                 self._read_table(name, value)
 
     def _read_table(self, table: str, data: Mapping[str, object]) -> None:
-        fields = attrs.fields_dict(_TABLES[table])
+        self._read_fields(table, attrs.fields_dict(_TABLES[table]), data)
+
+    def _read_fields(
+        self, table: str, fields: Mapping[str, Attribute[Any]], data: Mapping[str, object]
+    ) -> None:
         for name, value in data.items():
             if name in fields:
                 self._read_value(f"{table}.{name}", fields[name], value)
@@ -140,7 +152,8 @@ class _Reader:
 
     def _placed(self, key: str, value: Any) -> Any:
         # A bare `python3.12` is looked up in PATH, as a shell would.
-        if isinstance(value, str) and (key in _FOLDER_KEYS or (key == "app.python" and "/" in value)):
+        is_file = key in _FOLDER_KEYS or (key.startswith("tls.") and key.endswith(_TLS_FILES))
+        if isinstance(value, str) and (is_file or (key == "app.python" and "/" in value)):
             return placed(value, self.folder)
         if isinstance(value, str) and key.endswith(".endpoint") and value.startswith("unix:"):
             return absolute_endpoint(value, self.folder)
@@ -150,6 +163,22 @@ class _Reader:
         for name, value in data.items():
             try:
                 self.values[port_key(name)] = parse_port(name, value, self.folder)
+            except InvalidSettings as error:
+                self.problems.extend(error.problems)
+
+    def _read_tls(self, data: Mapping[str, object]) -> None:
+        for name, table in data.items():
+            key = tls_key(name)
+            if not isinstance(table, Mapping):
+                text = f"must be a table for the port of that name, such as [tls.server], not {shown(table)}"
+                self.problems.append(Problem(key, text))
+                continue
+            reader = _Reader(self.folder)
+            reader._read_fields(key, _TLS_FIELDS, table)
+            self.problems.extend(reader.problems)
+            try:
+                if not reader.problems:
+                    self.values[key] = TlsSettings(name=name, **_fields_of(key, reader.values))
             except InvalidSettings as error:
                 self.problems.extend(error.problems)
 

@@ -24,6 +24,7 @@ from serverworker.values.notify_settings import (
 from serverworker.values.ports import PortSettings, port_key
 from serverworker.values.rules import InvalidSettings, shown
 from serverworker.values.surfaces import ControlSettings, DashboardSettings, HealthSettings
+from serverworker.values.tls import TlsSettings, tls_problems
 
 __all__ = [
     "AppSettings",
@@ -42,14 +43,15 @@ __all__ = [
     "RestartSettings",
     "Settings",
     "StartupSettings",
+    "TlsSettings",
     "WatchdogSettings",
     "WebhookSettings",
     "WorkersSettings",
 ]
 
 
-_MONITORS_OWN = frozenset({"control", "dashboard", "health", "journal", "mail", "notify", "webhook"})
-"""Tables that no worker is told of."""
+_MONITORS_OWN = frozenset({"control", "dashboard", "health", "journal", "mail", "notify", "tls", "webhook"})
+"""Tables that no worker is told of; of TLS it is handed what is in the files."""
 
 
 _KINDS_OF_APPLICATION = ("resource", "wsgi", "asgi", "plugin", "command")
@@ -256,6 +258,8 @@ class Settings:
     app: AppSettings = AppSettings()
     ports: tuple[PortSettings, ...] = (PortSettings(name="server", kind="tcp", port=8080),)
     """One of them is named ``server``."""
+    tls: tuple[TlsSettings, ...] = ()
+    """For each port that speaks TLS."""
     workers: WorkersSettings = WorkersSettings()
     polling: PollingSettings = PollingSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
@@ -276,14 +280,20 @@ class Settings:
     """``--state-dir``; None: where design says (`$STATE_DIRECTORY`, `$XDG_STATE_HOME`)."""
 
     def __attrs_post_init__(self) -> None:
-        problems = [*_port_problems(self), *notify_problems(self.notify, self.mail)]
+        bind, command = self.workers.bind, self.app.command
+        problems = [
+            *_port_problems(self),
+            *tls_problems(self.tls, self.ports, bind=bind, command=command),
+            *notify_problems(self.notify, self.mail),
+        ]
         if problems:
             raise InvalidSettings(problems)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as JSON values, in the shape of the configuration file. What is unset is left out."""
         tables = attrs.asdict(self, filter=lambda _, value: value is not None)
-        return tables | {"ports": {port.name: port.describe() for port in self.ports}}
+        tls = {each.pop("name"): each for each in tables["tls"]}
+        return tables | {"ports": {port.name: port.describe() for port in self.ports}, "tls": tls}
 
     def for_worker(self) -> dict[str, Any]:
         """As `as_json`, without the tables that are the monitor's own business, its secrets among them."""

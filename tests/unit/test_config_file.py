@@ -29,6 +29,10 @@ DATABASE = "x"
 [ports]
 server = 8080
 socket = "tcp:4321:interface=127.0.0.1"
+[tls.server]
+certificate = "site.pem"
+private_key = "/etc/mysite/site.key"
+minimum_version = "1.3"
 [workers]
 count = 2
 standby = 0
@@ -139,6 +143,7 @@ class ReadingTests(SynchronousTestCase):
         self.assertEqual(made.app.environment, {"DATABASE": "x"})
         self.assertEqual(made.polling.timeout_seconds, 2.5)
         self.assertEqual(made.control.certificate, str(self.folder / "control.pem"))
+        self.assertEqual(made.tls[0].certificate, str(self.folder / "site.pem"))
         self.assertEqual(made.output.access_log_file, str(self.folder / "access.log"))
         told, untold = made.as_json(), default.as_json()
         left = {

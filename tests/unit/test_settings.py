@@ -184,7 +184,6 @@ NOT_YET = [
     ("output", "showServerOutput"),
     ("polling", "intervalSeconds"),
 ]
-NO_TABLES_YET = ["tls"]
 
 SECONDS = st.floats(0.1, 86400)
 COUNTS = st.integers(0, 1000)
@@ -327,9 +326,6 @@ class BadInputTests(SynchronousTestCase):
         for table, name in NOT_YET:
             error = self.assertRaises(InvalidSettings, Settings.from_json, {table: {name: "a:b"}})
             self.assertIn(f"{table}.{name}: there is no such key; ", str(error))
-        for table in NO_TABLES_YET:
-            error = self.assertRaises(InvalidSettings, Settings.from_json, {table: {}})
-            self.assertIn(f"{table}: there is no such key; ", str(error))
 
     def test_no_table(self) -> None:
         """A document that is no table at all is told so."""
