@@ -178,12 +178,13 @@ def installed(wanted: Iterable[Contender]) -> list[Contender]:
 # --- how each is started and reloaded ------------------------------------------------------------------
 
 
-def _script(name: str) -> str:
+def script(name: str) -> str:
     """A console script beside this interpreter."""
     return str(Path(sys.executable).with_name(name))
 
 
-def _twistd(*arguments: str) -> list[str]:
+def twistd(*arguments: str) -> list[str]:
+    """twistd in the foreground, with this interpreter."""
     run = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; sys.exit(run())"
     return [sys.executable, "-c", run, "-n", "--pidfile=", *arguments]
 
@@ -198,7 +199,7 @@ def _control(*command: str) -> Callable[[Running], None]:
     def run(running: Running) -> None:
         words = [word.format(folder=running.place.folder) for word in command]
         subprocess.Popen(
-            [_script(words[0]), *words[1:]],
+            [script(words[0]), *words[1:]],
             cwd=running.place.folder,
             env=running.environment,
             stdin=subprocess.DEVNULL,
@@ -213,7 +214,7 @@ def ours(name: str = "serverworker", *options: str) -> Contender:
     """This project, with more options than it needs."""
 
     def command(place: Place) -> list[str]:
-        return _twistd(
+        return twistd(
             *("serverworker", "--port", f"tcp:{place.port}:interface=127.0.0.1", "--app", "pid_twisted:Pid"),
             *("--workers", str(place.workers), "--state-dir", str(place.folder / "state"), *options),
         )
@@ -224,15 +225,16 @@ def ours(name: str = "serverworker", *options: str) -> Contender:
 
 def _procmon(place: Place) -> list[str]:
     if place.workers == 1:
-        return _twistd("procmon", sys.executable, "serve.py", str(place.port))
+        return twistd("procmon", sys.executable, "serve.py", str(place.port))
     plugins = place.folder / "twisted" / "plugins"
     plugins.mkdir(parents=True)
     (plugins / "procmons_plugin.py").write_text(_PROCMON_PLUGIN)
     (place.folder / "procmons.py").write_text(_PROCMONS.format(port=place.port, workers=place.workers))
-    return _twistd("procmons")
+    return twistd("procmons")
 
 
-def _gunicorn(*options: str, app: str) -> Callable[[Place], list[str]]:
+def gunicorn(*options: str, app: str) -> Callable[[Place], list[str]]:
+    """gunicorn with these options."""
     return lambda place: [
         *(sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{place.port}"),
         *("--workers", str(place.workers), *options, app),
@@ -249,7 +251,7 @@ def _uvicorn(place: Place) -> list[str]:
 
 def _granian(place: Place) -> list[str]:
     return [
-        *(_script("granian"), "--interface", "asgi", "--host", "127.0.0.1", "--port", str(place.port)),
+        *(script("granian"), "--interface", "asgi", "--host", "127.0.0.1", "--port", str(place.port)),
         *("--workers", str(place.workers), "--respawn-failed-workers", "pid_asgi:app"),
     ]
 
@@ -262,7 +264,7 @@ def _configured(program: str, option: str, text: str) -> Callable[[Place], list[
         path.write_text(
             text.format(folder=place.folder, python=sys.executable, port=place.port, workers=place.workers)
         )
-        return [_script(program), *option.split(), str(path)]
+        return [script(program), *option.split(), str(path)]
 
     return command
 
@@ -270,12 +272,12 @@ def _configured(program: str, option: str, text: str) -> Callable[[Place], list[
 OURS = ours()
 PROCMON = Contender(name="procmon", needs="twisted", command=_procmon)
 GUNICORN_SYNC = Contender(
-    name="gunicorn sync", needs="gunicorn", command=_gunicorn(app="pid_wsgi:app"), reload=_hang_up
+    name="gunicorn sync", needs="gunicorn", command=gunicorn(app="pid_wsgi:app"), reload=_hang_up
 )
 GUNICORN_ASGI = Contender(
     name="gunicorn asgi",
     needs="gunicorn",
-    command=_gunicorn("--worker-class", "asgi", app="pid_asgi:app"),
+    command=gunicorn("--worker-class", "asgi", app="pid_asgi:app"),
     reload=_hang_up,
 )
 SUPERVISORD = Contender(

@@ -16,7 +16,7 @@ from typing import Any
 from attrs import define
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableProtocol, IProtocol, IReactorTime
 from twisted.internet.protocol import Protocol
-from twisted.protocols.policies import ProtocolWrapper
+from twisted.protocols.policies import ProtocolWrapper, TimeoutMixin
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, _GenericHTTPChannelProtocol
 from twisted.web.http_headers import Headers
@@ -47,18 +47,36 @@ class HTTPConnection:
     It stands beside its channel, whose class may be the application's own, with a use of its own for any name.
     """
 
-    __slots__ = ("_is_leaving", "_rules", "began", "channel", "note_begin", "note_end", "ticket")
+    __slots__ = (
+        *(
+            "_is_leaving",
+            "_rules",
+            "_timer",
+            "_timer_due",
+            "began",
+            "channel",
+            "due",
+            "note_begin",
+            "note_end",
+        ),
+        *("now", "ticket"),
+    )
 
     def __init__(self, channel: HTTPChannel, rules: HTTPRules) -> None:
         self.channel = channel
         self.note_begin = rules.board.begin
         self.note_end = rules.board.end
+        self.now = rules.clock.seconds
         self.ticket: int | None = None
         """The board's, of the request that is being read or answered. A channel is at one request at a time."""
         self.began = 0.0
         """When that request's head was complete; kept only where there is an access log."""
+        self.due: float | None = None
+        """When the client has been silent for too long; None while nothing is waited for."""
         self._rules = rules
         self._is_leaving = False
+        self._timer: IDelayedCall | None = None
+        self._timer_due = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -80,20 +98,48 @@ class HTTPConnection:
         """The connection is over: take its request off the board, and let go of the channel."""
         access = self._rules.access
         if self.ticket is not None and access is not None:
-            access.left(self.channel, self.seconds() - self.began)
+            access.left(self.channel, self.now() - self.began)
         self.release()
+        self._stop_timer()
         for name in ("writeHeaders", "loseConnection"):
             vars(self.channel).pop(name, None)  # whoever still calls it gets Twisted's own again
         del self.channel  # without this cycle both are freed at once, and not by the garbage collector
 
-    def seconds(self) -> float:
-        """The time."""
-        return self._rules.clock.seconds()
-
     def log(self, request: Any) -> None:
         """Have the line of a request that was answered written."""
         assert self._rules.access is not None
-        self._rules.access(request, self.seconds() - self.began)
+        self._rules.access(request, self.now() - self.began)
+
+    def wait(self, seconds: float) -> None:
+        """The client is to send something within so long a time, from now.
+
+        The timer is not touched at each request, as Twisted's own would be: when it comes, it looks whether it is due.
+        That is what the board and the rest of this take, and more.
+        """
+        self.due = due = self.now() + seconds
+        if self._timer is None or self._timer_due > due:
+            self._stop_timer()
+            self._start_timer(due, seconds)
+
+    def _start_timer(self, due: float, seconds: float) -> None:
+        self._timer_due = due
+        self._timer = self._rules.clock.callLater(seconds, self._look)
+
+    def _stop_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self.due is None:
+            return
+        left = self.due - self.now()
+        if left > 0:
+            self._start_timer(self.due, left)
+        else:
+            self.due = None
+            self.channel.timeoutConnection()
 
     def drain(self) -> None:
         """From now on the last answer that is asked for ends the connection."""
@@ -242,17 +288,42 @@ def _tracked_class(base: Any, has_access_log: bool) -> Any:
 
     def logged_all_headers_received(channel: Any) -> None:
         connection = channel._serverworker
-        connection.began = connection.seconds()
+        connection.began = connection.now()
         allHeadersReceived(channel)
 
     def logged_request_done(channel: Any, request: Any) -> None:
         channel._serverworker.log(request)
         requestDone(channel, request)
 
-    methods = {"allHeadersReceived": allHeadersReceived, "requestDone": requestDone}
+    def setTimeout(channel: Any, period: float | None) -> float | None:
+        before: float | None = channel.timeOut
+        channel.timeOut = period
+        if period is None:
+            channel._serverworker.due = None
+        else:
+            channel._serverworker.wait(period)
+        return before
+
+    def resetTimeout(channel: Any) -> None:
+        connection = channel._serverworker
+        if connection.due is not None and channel.timeOut is not None:
+            connection.due = connection.now() + channel.timeOut
+
+    methods: dict[str, Any] = {"allHeadersReceived": allHeadersReceived, "requestDone": requestDone}
     if has_access_log:
         methods = {"allHeadersReceived": logged_all_headers_received, "requestDone": logged_request_done}
+    if _has_twisteds_timer(base):
+        methods |= {"setTimeout": setTimeout, "resetTimeout": resetTimeout}
     return type(base)(base.__name__, (base,), methods)
+
+
+def _has_twisteds_timer(kind: Any) -> bool:
+    """Whether a channel class times its clients out as Twisted does; one that has its own way keeps it."""
+    return (
+        kind.setTimeout is TimeoutMixin.setTimeout
+        and kind.resetTimeout is TimeoutMixin.resetTimeout
+        and kind.callLater is TimeoutMixin.callLater
+    )
 
 
 def _with_connection_close(headers: Any) -> Any:
