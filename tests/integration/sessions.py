@@ -319,9 +319,12 @@ class SessionTestCase(SynchronousTestCase):
         return session
 
     @contextlib.contextmanager
-    def clients(self, session: TestSession, path: str = "/") -> Iterator[Clients]:
-        """Clients that make requests one after the other, each on a new connection, until the block ends."""
-        clients = Clients(session, path)
+    def clients(self, session: TestSession, path: str = "/", *, keeps: bool = False) -> Iterator[Clients]:
+        """Clients that make requests one after the other, until the block ends.
+
+        Each request is on a new connection, or with `keeps` on the last one, for as long as the server keeps it.
+        """
+        clients = Clients(session, path, keeps=keeps)
         clients.start()
         try:
             yield clients
@@ -332,11 +335,12 @@ class SessionTestCase(SynchronousTestCase):
 class Clients:
     """Counts what becomes of requests that are made without a pause."""
 
-    def __init__(self, session: TestSession, path: str, number: int = 4) -> None:
+    def __init__(self, session: TestSession, path: str, number: int = 4, *, keeps: bool = False) -> None:
         self.answered = 0
         self.failures: list[str] = []
         self._session = session
         self._path = path
+        self._keeps = keeps
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(number)]
@@ -353,17 +357,27 @@ class Clients:
             thread.join(LONG)
 
     def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._session.port(), timeout=LONG)
         while not self._stopping.is_set():
             try:
-                status, _ = self._session.get(self._path)
+                status = self._ask_again(connection) if self._keeps else self._session.get(self._path)[0]
                 failure = None if status == 200 else f"status {status}"
             except Exception as error:
                 failure = f"{type(error).__name__}: {error}"
+                connection.close()
             with self._lock:
                 if failure is None:
                     self.answered += 1
                 else:
                     self.failures.append(failure)
+        connection.close()
+
+    def _ask_again(self, connection: http.client.HTTPConnection) -> int:
+        """A connection that the server has announced to close is made anew by the client's own next request."""
+        connection.request("GET", self._path)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
     def wait_for_answers(self, number: int, seconds: float = LONG) -> None:
         """Wait until so many more requests have been answered."""
