@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from serverworker.processes.hosts.finding import find_host
 from serverworker.processes.hosts.interface import Host
 from serverworker.processes.references import load_agent, theirs
 from serverworker.processes.server_worker import ServerWorker
+from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ApplicationError, ErrorRecord
 from serverworker.values.settings import AppSettings
 
@@ -15,15 +18,23 @@ from serverworker.values.settings import AppSettings
 class Application:
     """What one worker runs: the host of the application, and the agent, where there is one."""
 
-    def __init__(self, settings: AppSettings, worker: ServerWorker) -> None:
+    def __init__(
+        self,
+        settings: AppSettings,
+        worker: ServerWorker,
+        broken: Callable[[ErrorRecord, CauseKind], object] = Host.broken,
+    ) -> None:
+        """`broken` is called where the application ends by itself, outside this process."""
         self._settings = settings
         self._worker = worker
+        self._broken = broken
         self._host: Host | None = None
 
     async def load(self) -> None:
         """Import and build; register with the worker. Starts nothing."""
         agent = load_agent(self._settings.agent) if self._settings.agent else None
         self._host = find_host(self._settings)
+        self._host.broken = self._broken
         self._host.register(self._worker)
         if agent is not None:
             await agent.launch(worker=self._worker)

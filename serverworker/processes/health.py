@@ -50,7 +50,7 @@ def heartbeat_for(
         if settings.workers.bind:
             return None
         server = next(port for port in settings.ports if port.name == "server")
-        return Poller(reactor, _public_endpoint(reactor, server), settings.polling)
+        return Poller(reactor, public_endpoint(reactor, server), settings.polling)
 
     def poll() -> Deferred[PollResult]:
         # An application may listen late, when its data base has answered.
@@ -64,7 +64,7 @@ def heartbeat_for(
     return Heartbeat(reactor, poll, settings.polling, told=told, first_success=first_success, gave_up=gave_up)
 
 
-def _public_endpoint(reactor: Any, port: PortSettings) -> IStreamClientEndpoint:
+def public_endpoint(reactor: Any, port: PortSettings) -> IStreamClientEndpoint:
     """Where a client of this machine finds the port."""
     if port.kind == "unix":
         return UNIXClientEndpoint(reactor, port.path)

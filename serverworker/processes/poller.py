@@ -47,6 +47,10 @@ _HEADERS: dict[bytes | str, bytes | str] = {"User-Agent": "serverworker-heartbea
 _SOME_PORT = IPv4Address("TCP", "127.0.0.1", 80)
 
 
+class NotReached(Exception):
+    """An endpoint's own words for why there is no connection to whom the poll is meant for."""
+
+
 class Poller:
     """Asks a worker's own health route, over a new connection each time.
 
@@ -132,6 +136,8 @@ class _Exchange:
 
     def explain(self, failure: Failure, timeout: float) -> str:
         """Why there is no full answer, in words."""
+        if failure.check(NotReached):
+            return failure.getErrorMessage()
         half = "half an answer" if self.status is None else f"half an answer (status {self.status})"
         if self.timed_out:
             what = "no answer" if self.status is None else half

@@ -77,6 +77,13 @@ def holders(inodes: Collection[int], proc: str = PROC) -> tuple[Holder, ...]:
     return tuple(_holder(pid, proc) for pid in pids if _holds(pid, links, proc))
 
 
+def holds(pid: int, inode: int, proc: str = PROC) -> bool:
+    """Whether a process has this socket open; also where this user may not see what another user's process has."""
+    if os.access(Path(proc, str(pid), "fd"), os.R_OK | os.X_OK):
+        return _holds(pid, {f"socket:[{inode}]"}, proc)
+    return Path(proc, str(pid)).exists()
+
+
 def describe(found: Collection[Holder]) -> str:
     """The holders in words, after "by"."""
     if not found:

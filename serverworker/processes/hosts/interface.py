@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.interfaces import IStreamClientEndpoint
+
+from serverworker.values.causes import CauseKind
+from serverworker.values.errors import ErrorRecord
 
 if TYPE_CHECKING:
     from serverworker.processes.server_worker import ServerWorker
@@ -17,6 +21,10 @@ class Host:
     """In words, such as ``Resource mysite.web:root``."""
     needs_activation: bool = False
     """Whether it has something to start before it can answer."""
+
+    broken: Callable[[ErrorRecord, CauseKind], object] = staticmethod(lambda error, kind: None)
+    """To be called when what runs outside this process has ended by itself: the worker tells why, and ends. The worker's
+    own, from before `register` on."""
 
     def register(self, worker: ServerWorker) -> None:
         """Listen on the ports. Starts nothing."""

@@ -47,7 +47,9 @@ def _find(name: str) -> IServiceMaker:
 
     makers = {each.tapname: each for each in getPlugins(IServiceMaker) if each.tapname != _OURS}
     if name == _OURS:
-        raise ApplicationError(f"-- {name}: a session does not run in another's worker; leave `-- {name}` out")
+        raise ApplicationError(
+            f"-- {name}: a session does not run in another's worker; leave `-- {name}` out"
+        )
     if name not in makers:
         raise ApplicationError(
             f"-- {name}: there is no plugin {name!r} of twistd{nearest(name, list(makers))}"

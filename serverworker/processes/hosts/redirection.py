@@ -104,10 +104,10 @@ class TakenPort:
         self._socket = listening
         self.factory = factory
 
-    def startListening(self) -> None:
+    def startListening(self) -> None:  # noqa: N802  (Twisted's name)
         """Nothing: the monitor listens."""
 
-    def stopListening(self) -> None:
+    def stopListening(self) -> None:  # noqa: N802
         """Nothing: a worker that leaves stops accepting by itself, before its application is stopped."""
 
     def getHost(self) -> IAddress:
