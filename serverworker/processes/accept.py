@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from serverworker.processes.shares import Share, Shares
+from serverworker.processes.taker import Taker
 
 PAUSE_SECONDS = 0.1
 """How long nothing is accepted after accepting has failed; until then siblings have the queue to themselves."""
@@ -89,7 +90,7 @@ class AcceptReader:
         self,
         reactor: IAcceptReactor,
         listening: socket.socket,
-        factory: IProtocolFactory,
+        factory: IProtocolFactory | Taker,
         shares: Shares | None = None,
     ) -> None:
         listening.setblocking(False)
@@ -188,6 +189,9 @@ class AcceptReader:
 
     def _hand_over(self, connection: socket.socket) -> None:
         """Gives one connection to the factory. Whatever happens there, only this connection ends by it."""
+        if isinstance(self._factory, Taker):
+            self._give(connection, self._factory)
+            return
         guarded = _Guarded(self._factory)
         try:
             connection.setblocking(False)
@@ -210,6 +214,25 @@ class AcceptReader:
                 self._count(transport)
         if guarded.failure is not None:
             self._blame(guarded.failure, connection)
+
+    def _give(self, connection: socket.socket, taker: Taker) -> None:
+        """Gives one connection to what serves it without the reactor's transports."""
+        self._change(+1)
+        try:
+            connection.setblocking(False)
+            taker.take(connection, self._one_less)
+        except OSError as error:
+            self._one_less()
+            if error.errno in SHORTAGES:
+                self._rest(error)
+            else:
+                self._log.debug("a connection ended before it was served: {error}", error=error)
+        except Exception:
+            self._one_less()
+            self._blame(Failure(), connection)
+
+    def _one_less(self) -> None:
+        self._change(-1)
 
     def _count(self, transport: Any) -> None:
         """Counts a connection as open until the reactor gives its transport up, whichever protocol it has by then."""

@@ -135,24 +135,48 @@ class AccessLog:
     def __call__(self, request: Any, seconds: float) -> None:
         """Write the line of a twisted.web request that took so long. Never raises: a request may be anybody's class."""
         try:
-            self._write(self._form(self._access(request, seconds)) + b"\n")
+            headers = request.requestHeaders
+            self.answered(
+                client=getattr(request.getClientAddress(), "host", None) or "-",  # a unix socket's has none
+                method=request.method,
+                target=request.uri,
+                protocol=request.clientproto,
+                status=request.code,
+                size=request.sentLength,
+                seconds=seconds,
+                referer=next(iter(headers.getRawHeaders(b"referer", ())), None),
+                agent=next(iter(headers.getRawHeaders(b"user-agent", ())), None),
+            )
         except Exception:  # of whatever class the request is: the answer must not suffer for its line
             self._log.failure("a line of the access log is lost")
 
-    def _access(self, request: Any, seconds: float) -> Access:
-        headers = request.requestHeaders
-        return Access(
+    def answered(
+        self,
+        *,
+        client: str,
+        method: bytes,
+        target: bytes | None,
+        protocol: bytes,
+        status: int,
+        size: int,
+        seconds: float,
+        referer: bytes | None,
+        agent: bytes | None,
+    ) -> None:
+        """Write the line of a request that was answered just now; see `Access` for what is what."""
+        access = Access(
             at=self._wall_clock(),
-            client=getattr(request.getClientAddress(), "host", None) or "-",  # a unix socket's has none
-            method=request.method,
-            target=self._without_key(request.uri),
-            protocol=request.clientproto,
-            status=request.code,
-            size=request.sentLength,
+            client=client,
+            method=method,
+            target=self._without_key(target),
+            protocol=protocol,
+            status=status,
+            size=size,
             seconds=seconds,
-            referer=self._without_key(*headers.getRawHeaders(b"referer", ())[:1]),
-            agent=self._without_key(*headers.getRawHeaders(b"user-agent", ())[:1]),
+            referer=self._without_key(referer),
+            agent=self._without_key(agent),
         )
+        self._write(self._form(access) + b"\n")
 
     def left(self, channel: Any, seconds: float) -> None:
         """Write the line of the request that a channel was at when its connection ended."""
@@ -164,7 +188,7 @@ class AccessLog:
                 request.clientproto = channel._version
             self(request, seconds)
 
-    def _without_key(self, value: bytes | None = None) -> bytes | None:
+    def _without_key(self, value: bytes | None) -> bytes | None:
         if not value or not self._key:
             return value
         if self._key in value:

@@ -53,13 +53,32 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serverworker worker")
     parser.add_argument("--worker", type=int, required=True)
     parser.add_argument("--directory", required=True)
+    parser.add_argument("--reactor", default="default")
     for name in ("channel", "stacks", "board", "shares"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--port", action="append", default=[])
     return parser.parse_args(arguments)
 
 
+def _install_asyncio() -> None:
+    """Have Twisted run on an event loop of asyncio's kind: uvloop's where it is installed, which is faster."""
+    import asyncio
+
+    from twisted.internet import asyncioreactor
+
+    try:
+        import uvloop
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    else:
+        loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+
+
 def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
+    if options.reactor == "asyncio":
+        _install_asyncio()
     from twisted.internet import reactor
 
     from serverworker.processes.board import RequestBoard

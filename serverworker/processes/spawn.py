@@ -46,6 +46,8 @@ class Recipe:
     ports: tuple[BoundPort, ...]
     shares: int
     """The descriptor of the table in which all workers note how many connections they have (`shares`)."""
+    reactor: str = "default"
+    """Twisted's own choice, or ``asyncio``."""
 
 
 def resolve_recipe(
@@ -65,6 +67,7 @@ def resolve_recipe(
         environment={**passed_on(environment), **app.environment},
         ports=ports,
         shares=shares,
+        reactor="default" if app.asgi is None else "asyncio",
     )
 
 
@@ -168,7 +171,7 @@ class InterpreterSpawner:
         sockets = [port.socket.fileno() for port in recipe.ports]
         numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + len(theirs))
         arguments = [recipe.python, "-u", "-m", "serverworker.processes.entry", f"--worker={worker_id}"]
-        arguments.append(f"--directory={recipe.directory}")
+        arguments.extend((f"--directory={recipe.directory}", f"--reactor={recipe.reactor}"))
         for name, number in zip(("channel", "stacks", "board", "shares"), numbers, strict=True):
             arguments.append(f"--{name}={number}")
         arguments.extend(f"--port={port.name}={port.description}" for port in recipe.ports)

@@ -202,7 +202,7 @@ class SpawnerTests(SynchronousTestCase):
             self.reactor.given["args"],
             [
                 *("/srv/venv/bin/python", "-u", "-m", "serverworker.processes.entry"),
-                *("--worker=7", "--directory=/srv/site"),
+                *("--worker=7", "--directory=/srv/site", "--reactor=default"),
                 *("--channel=5", "--stacks=6", "--board=7", "--shares=8"),
                 *("--port=server=tcp:server", "--port=socket=tcp:socket"),
             ],
