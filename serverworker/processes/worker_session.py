@@ -124,7 +124,7 @@ class WorkerSession(CommandLocator):
             session_key=answer["key"],
             version=self._settings.app.version or "",
         )
-        self._application = Application(self._settings.app, worker)
+        self._application = Application(self._settings.app, worker, self._crash)
         try:
             await self._application.load()
         except BaseException as error:  # a module may call sys.exit: that is no load either
