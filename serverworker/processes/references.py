@@ -22,7 +22,27 @@ _MACHINERY = ("/importlib/__init__.py", "/twisted/internet/defer.py", "/twisted/
 
 
 def resolve(reference: str, option: str) -> Any:
-    """Import a module and find its attribute; `ApplicationError` says which of the two is at fault, and where."""
+    """Import a module and find its attribute; `ApplicationError` says which of the two is at fault, and where.
+
+    With ``()`` behind it, it is called, and what it returns is taken: a function that makes the application.
+    """
+    found = _find(reference.removesuffix("()"), option)
+    return _call(found, reference, option) if reference.endswith("()") else found
+
+
+def _call(function: Any, reference: str, option: str) -> Any:
+    if not callable(function):
+        name = reference.removesuffix("()")
+        raise ApplicationError(
+            f"{option} {reference}: it is {function!r:.200}, which cannot be called; say {option} {name}"
+        )
+    try:
+        return function()
+    except BaseException as error:  # see `_imported`
+        raise ApplicationError(f"{option} {reference}: calling it failed:\n{theirs(error)}") from error
+
+
+def _find(reference: str, option: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise ApplicationError(

@@ -210,6 +210,11 @@ def target(words: str) -> Any:
     return _plain(None, words, _is_target)
 
 
+def target_or_factory(words: str) -> Any:
+    """A field for something to import, or for what a function without arguments makes, ``module:function()``."""
+    return _plain(None, words, lambda value: isinstance(value, str) and _is_target(value.removesuffix("()")))
+
+
 def path() -> Any:
     """A field for the name of a file or folder, unset by default."""
     return _plain(None, "the name of a file or folder", is_file_name)

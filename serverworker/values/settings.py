@@ -71,12 +71,16 @@ class AppSettings:
 
     resource: str | None = rules.target("module:attribute, such as 'mysite.web:root'")
     """``module:attribute``: a Resource, a Klein application, an IService, or a `work` callable (``--app``)."""
-    wsgi: str | None = rules.target("module:attribute, such as 'mysite.wsgi:application'")
-    """``module:attribute``: a WSGI application, such as Flask's or Django's (``--wsgi``)."""
+    wsgi: str | None = rules.target_or_factory(
+        "module:attribute, such as 'mysite.wsgi:application', or module:function()"
+    )
+    """``module:attribute``: a WSGI application, such as Flask's or Django's (``--wsgi``); ``module:create_app()`` for
+    what a function makes."""
     wsgi_threads: int = rules.whole(10, 1, 1000)
     """How many requests a worker runs at a time where the application is WSGI; each takes a thread."""
-    asgi: str | None = rules.target("module:attribute, such as 'mysite.api:app'")
-    """``module:attribute``: an ASGI application, such as FastAPI's or Starlette's (``--asgi``)."""
+    asgi: str | None = rules.target_or_factory("module:attribute, such as 'mysite.api:app', or module:function()")
+    """``module:attribute``: an ASGI application, such as FastAPI's or Starlette's (``--asgi``); ``module:create_app()``
+    for what a function makes."""
     plugin: tuple[str, ...] = rules.texts(
         "an array of texts, such as ['web', '--path', '.']", rules.is_argument
     )

@@ -34,7 +34,9 @@ def fitting_option(application: Any) -> Fitting | None:
         for kind in (IResource, IService)
     ):
         return _TWISTED
-    if not callable(application) or inspect.isclass(application):
+    if not callable(application):
+        return _TWISTED if callable(getattr(application, "resource", None)) else None  # Klein's
+    if inspect.isclass(application):
         return None
     called = application if inspect.isroutine(application) else type(application).__call__
     arguments = _required_arguments(called, bound=not inspect.isroutine(application))
