@@ -36,6 +36,7 @@ class Application:
         self._host = find_host(self._settings)
         self._host.broken = self._broken
         self._host.register(self._worker)
+        await self._host.prepare()
         if agent is not None:
             await agent.launch(worker=self._worker)
 

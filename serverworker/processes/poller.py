@@ -231,13 +231,18 @@ class SocketpairEndpoint:
         with ours, theirs:  # the reactor works on duplicates
             ours.setblocking(False)
             theirs.setblocking(False)
-            kept = _KeptProtocol(client)
             # The interface names ServerFactory; any IProtocolFactory does.
             self._reactor.adoptStreamConnection(theirs.fileno(), socket.AF_UNIX, cast(Any, self._server))
-            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, cast(Any, kept))
-        if kept.protocol is None:
-            raise ConnectionClosed("the client wants no connection")
-        return kept.protocol
+            return adopt_client(self._reactor, ours, client)
+
+
+def adopt_client(reactor: IReactorSocket, connection: socket.socket, client: IProtocolFactory) -> IProtocol:
+    """The protocol of a client's end of a socketpair, not blocking: the reactor works on a duplicate of it."""
+    kept = _KeptProtocol(client)
+    reactor.adoptStreamConnection(connection.fileno(), socket.AF_UNIX, cast(Any, kept))
+    if kept.protocol is None:
+        raise ConnectionClosed("the client wants no connection")
+    return kept.protocol
 
 
 @implementer(IProtocolFactory)

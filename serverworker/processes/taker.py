@@ -5,15 +5,22 @@ from __future__ import annotations
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
 from serverworker.processes.access_log import AccessLog
 from serverworker.processes.board import RequestBoard
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 
 class Taker(ABC):
     """Takes accepted connections, serves them, and can be drained as a factory of Twisted's is (`drain.Tracked`)."""
+
+    tls: SSLContext | None = None
+    """For the connections to come; None: they are plain."""
 
     @abstractmethod
     def begin(self, board: RequestBoard, access: AccessLog | None) -> None:

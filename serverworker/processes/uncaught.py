@@ -34,6 +34,7 @@ _LOGGERS = (
     "twisted.internet.base",  # timed calls, calls from threads, system event triggers, the main loop
     "twisted.internet.asyncioreactor",  # a descriptor's doRead and doWrite; the other reactors use the legacy log
     "twisted.internet._baseprocess",  # a process protocol's processExited and processEnded
+    "serverworker.processes.loop_errors",  # an asyncio event loop's tasks and callbacks
 )
 """Namespaces of Loggers that log what the application's code raised into the reactor."""
 

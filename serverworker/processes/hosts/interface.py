@@ -21,6 +21,8 @@ class Host:
     """In words, such as ``Resource mysite.web:root``."""
     needs_activation: bool = False
     """Whether it has something to start before it can answer."""
+    startup_seconds: float = 60.0
+    """How long it may take to start; the session says. Whoever is not ready in time is killed by the monitor."""
 
     broken: Callable[[ErrorRecord, CauseKind], object] = staticmethod(lambda error, kind: None)
     """To be called when what runs outside this process has ended by itself: the worker tells why, and ends. The worker's
@@ -28,6 +30,9 @@ class Host:
 
     def register(self, worker: ServerWorker) -> None:
         """Listen on the ports. Starts nothing."""
+
+    async def prepare(self) -> None:
+        """Find out what takes time to find out, such as `needs_activation`. Starts nothing."""
 
     async def activate(self, worker: ServerWorker) -> None:
         """Start it."""

@@ -1,0 +1,263 @@
+"""uvicorn's own protocols, with what a worker adds: they are counted, and can be drained without losing a request.
+
+Every name of uvicorn's that is not in its documentation is used in this module alone. tests/system/test_asgi_names.py
+says which those are, and fails where a new version has them no more.
+
+How a connection is drained is told in `http_channel`, and is the same here. While nothing is drained, a request runs
+through uvicorn's code alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from serverworker.processes.http_channel import LINGER_SECONDS
+
+CLOSE_HEADER = (b"connection", b"close")
+
+Application = Callable[[Any, Any, Any], Any]
+
+
+class AsgiConnection:
+    """One open connection: its transport, and the protocol that it has now."""
+
+    __slots__ = ("closed", "leaving", "protocol", "state", "transport")
+
+    def __init__(self, transport: Any, protocol: Any, closed: Callable[[], object]) -> None:
+        self.transport = transport
+        self.protocol = protocol
+        self.closed = closed
+        """To be called when it has ended."""
+        self.state = protocol.server_state
+        self.leaving: LastTransport | None = None
+        """What its protocol writes to once it is drained; a websocket never does."""
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it is no websocket."""
+        return hasattr(self.protocol, "cycle")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for a next request, of which nothing at all has come."""
+        if not self.is_http or self.transport.is_closing():
+            return False
+        cycle = self.protocol.cycle
+        return (cycle is None or cycle.response_complete) and not self.has_more_to_read()
+
+    def has_more_to_read(self) -> bool:
+        """Whether bytes of a request have come that is not the one being answered."""
+        protocol = self.protocol
+        if getattr(protocol, "pipeline", None):
+            return True
+        if hasattr(protocol, "conn"):  # h11, which keeps what it has not looked at
+            more = bool(protocol.conn.trailing_data[0])
+        else:  # httptools, which begins a new scope with the first byte
+            cycle = protocol.cycle
+            more = protocol.scope is not (None if cycle is None else cycle.scope)
+        return more or _has_unread(self.transport)
+
+    def drain(self) -> None:
+        """From now on the last answer that is asked for ends the connection."""
+        if self.leaving is not None or not self.is_http:
+            return
+        from uvicorn.server import ServerState
+
+        protocol = self.protocol
+        self.leaving = protocol.transport = LastTransport(self.transport, protocol)
+        headers = LastHeaders(self.state.default_headers, self)
+        state = ServerState()
+        state.connections, state.tasks = self.state.connections, self.state.tasks
+        state.default_headers = headers
+        protocol.server_state = state
+        for cycle in self._unanswered():
+            cycle.transport = self.leaving
+            if not cycle.response_started:
+                cycle.default_headers = headers
+
+    def _unanswered(self) -> Iterator[Any]:
+        if self.protocol.cycle is not None and not self.protocol.cycle.response_complete:
+            yield self.protocol.cycle
+        for cycle, _ in getattr(self.protocol, "pipeline", ()):
+            yield cycle
+
+    def undrain(self) -> None:
+        """It becomes a websocket: that has the connection to itself again."""
+        if self.leaving is not None:
+            self.leaving = None
+            self.protocol.transport = self.transport
+            self.protocol.server_state = self.state
+
+    def leave(self) -> None:
+        """Close it after what is written, and let the client close its half first."""
+        self.drain()
+        if self.leaving is not None:
+            self.leaving.close()
+
+    def close(self) -> None:
+        """Close it after what is written; a websocket says 1012, that the service restarts."""
+        if self.is_http:
+            self.transport.close()
+        else:
+            self.protocol.shutdown()
+
+    def abort(self) -> None:
+        """Reset it."""
+        self.transport.abort()
+
+
+class LastHeaders(list[tuple[bytes, bytes]]):
+    """The headers that uvicorn puts before an answer's own, at the moment when it begins.
+
+    That is the latest at which it can be said that it is the last one.
+    """
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], connection: AsgiConnection) -> None:
+        super().__init__(headers)
+        self._connection = connection
+
+    def __add__(self, headers: Any) -> Any:
+        last = () if self._connection.has_more_to_read() else (CLOSE_HEADER,)
+        return [*self, *last, *headers]
+
+
+class LastTransport:
+    """A transport whose `close` closes the writing half alone, and reads on until the client has closed its own."""
+
+    def __init__(self, transport: Any, protocol: Any) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._is_leaving = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """As of a transport."""
+        return self._is_leaving or bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        """Close it after what is written."""
+        if self._is_leaving:
+            return
+        self._is_leaving = True
+        # TLS closes by a handshake of its own, and knows no half-closed connection.
+        if self._transport.is_closing() or not self._transport.can_write_eof():
+            self._transport.close()
+        else:
+            _Lingering(self._transport, self._protocol).begin()
+
+
+class _Lingering(asyncio.Protocol):
+    """Stands in for a protocol whose last bytes are written, until the client has closed its half.
+
+    What the client still sends is read and dropped: unread, it would turn the close into a reset.
+    """
+
+    def __init__(self, transport: Any, protocol: Any) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Take the connection over, and close its writing half behind what is written."""
+        self._transport.set_protocol(self)
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._deadline = self._protocol.loop.call_later(LINGER_SECONDS, self._look)
+
+    def _look(self) -> None:
+        if self._transport.get_write_buffer_size():
+            self._wait()  # the client's time begins when it has taken all
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is over; the protocol that was there before is told."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._protocol.connection_lost(exc)
+
+
+def tracked_protocols(
+    http: Any,
+    websocket: Any,
+    *,
+    entered: Callable[[AsgiConnection], object],
+    left: Callable[[AsgiConnection], object],
+) -> Any:
+    """A subclass of uvicorn's HTTP protocol class that tells of each connection's beginning and end.
+
+    Its instances are made with what is to be called at the end, `closed`. A websocket is the same connection still.
+    """
+
+    class TrackedHTTP(http):  # type: ignore[misc]
+        def __init__(self, *, closed: Callable[[], object], **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.closed = closed
+            self.connection: AsgiConnection | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            # As after an answer: whoever sends nothing is not kept for ever.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self.connection = AsgiConnection(transport, self, self.closed)
+            if websocket is not None:
+                self.ws_protocol_class = self.make_websocket
+            entered(self.connection)
+
+        def make_websocket(self, **arguments: Any) -> Any:
+            made = TrackedWebsocket(**{**arguments, "server_state": self.connection.state})
+            made.connection, self.connection.protocol = self.connection, made
+            return made
+
+        def handle_websocket_upgrade(self, *event: Any) -> None:
+            self.connection.undrain()
+            super().handle_websocket_upgrade(*event)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            left(self.connection)
+
+    class TrackedWebsocket(websocket or object):  # type: ignore[misc]
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            left(self.connection)
+
+    return TrackedHTTP
+
+
+def untracked_protocol(http: Any, application: Application) -> Any:
+    """A subclass of uvicorn's HTTP protocol class for the worker's own polls: a socketpair, and nobody waits for it.
+
+    It says to be a connection of this machine by TCP: an application that asks for its client would fail otherwise.
+    """
+
+    class UntrackedHTTP(http):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.app = application
+            self.client = self.server = ("127.0.0.1", 80)
+
+    return UntrackedHTTP
+
+
+def _has_unread(transport: Any) -> bool:
+    """Whether the client's bytes wait in the kernel. False where that cannot be told: behind TLS, or closed."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return False
+    try:
+        # The event loop's own socket object lends its number, but cannot be read.
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as same:
+            return bool(same.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except (OSError, AttributeError):
+        return False
