@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.python.failure import Failure
 
 from serverworker.processes.descendants import is_stopped
+from serverworker.processes.health import public_endpoint
 from serverworker.processes.hosts.command_line import Places, find_program, split
 from serverworker.processes.hosts.interface import Host
 from serverworker.processes.hosts.program import Program
+from serverworker.processes.own_answer import AcceptedBy, OwnAnswerEndpoint
 from serverworker.processes.stacks import DUMP_SIGNAL
 from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ApplicationError, ErrorRecord
@@ -22,7 +23,6 @@ from serverworker.values.ports import PortSettings, parse_port
 from serverworker.values.reasons import ExitKind, ExitReason
 
 if TYPE_CHECKING:
-    from serverworker.processes.own_answer import OwnAnswerEndpoint
     from serverworker.processes.server_worker import ServerWorker
 
 VERDICT_SECONDS = 0.5
@@ -79,18 +79,13 @@ class CommandHost(Host):
     # --- the poll -------------------------------------------------------------------------------
 
     def _poll_at(self, port: PortSettings) -> None:
-        from serverworker.processes.health import public_endpoint
-        from serverworker.processes.own_answer import OwnAnswerEndpoint
-
         assert self._worker is not None
         reactor = self._worker.reactor
         self._endpoint = OwnAnswerEndpoint(
             reactor, public_endpoint(reactor, port), self._accepted_by, self._why_nobody_accepts
         )
 
-    def _accepted_by(self, connection: socket.socket) -> Any:
-        from serverworker.processes.own_answer import AcceptedBy
-
+    def _accepted_by(self, connection: socket.socket) -> AcceptedBy:
         return AcceptedBy.NOBODY if self._program is None else self._program.has_accepted(connection)
 
     def _why_nobody_accepts(self) -> str:
@@ -126,10 +121,12 @@ class CommandHost(Host):
         how = f"was killed by {_name_of(number)}" if number else f"ended by itself with exit status {code}"
         text = f"{self._short} {how}"
         if self._endpoint is not None and not self._endpoint.has_been_own:
-            text += (
-                ", before it had accepted a connection; its last output tells more ('address already in use': it binds "
-                "the port itself, and has to take the socket {fd} instead)"
-            )
+            text += ", before it had accepted a connection"
+            if not any("{fd" in word for word in self._given):
+                text += (
+                    "; where it says that the address is in use, it binds the port itself, and has to take the socket "
+                    "instead: descriptor {fd} of the command, or LISTEN_FDS"
+                )
         kind = CauseKind.SIGNAL if number else CauseKind.EXIT
         self.broken(ErrorRecord(type="serverworker.CommandEnded", message=text), kind)
 

@@ -50,10 +50,14 @@ class Program:
         descriptors.update(enumerate((each.fileno() for each in sockets.values()), FIRST_DESCRIPTOR))
         # Without site-packages and variables it takes some 7 ms until it is the program.
         arguments = [sys.executable, "-I", "-S", "-E", _SHIM, self._path, *self._words]
-        self.runs = True
-        transport = self._reactor.spawnProcess(
-            _Exit(self._exited), sys.executable, arguments, env=environment, childFDs=descriptors
-        )
+        self.runs = True  # it may have ended before this returns
+        try:
+            transport = self._reactor.spawnProcess(
+                _Exit(self._exited), sys.executable, arguments, env=environment, childFDs=descriptors
+            )
+        except OSError:
+            self.runs = False
+            raise
         self.pid = transport.pid
 
     def has_accepted(self, connection: socket.socket) -> AcceptedBy:
