@@ -77,7 +77,14 @@ class Crashed:
     worker: int
     error: ErrorRecord
     kind: CauseKind = CauseKind.EXCEPTION
-    """Or ``HEARTBEAT``: too many failed; or ``SIGNAL``: SIGTERM came from outside, and it drains before it ends."""
+    """Or ``HEARTBEAT``: too many failed."""
+
+
+@frozen(kw_only=True)
+class Terminated:
+    """A worker tells that SIGTERM came from outside the session. It goes on, and waits for an order."""
+
+    worker: int
 
 
 @frozen(kw_only=True)
@@ -161,6 +168,7 @@ Input = (
     | Ready
     | BeatTold
     | Crashed
+    | Terminated
     | Worn
     | Hung
     | LinkLost

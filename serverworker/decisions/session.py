@@ -13,6 +13,13 @@ from serverworker.decisions.inputs import Answer, Command, DumpStacks, Input
 from serverworker.decisions.life import Happening, Outcome, next_life
 from serverworker.decisions.settle import begin_ending, count_replaced, finish, last_moment, settle
 from serverworker.decisions.telling import tell_failures
+from serverworker.decisions.termination import (
+    end_terminated,
+    excuse,
+    hold,
+    judged_at,
+    may_be_meant_for_all,
+)
 from serverworker.decisions.turn import CRASH_EXIT_SECONDS, GRACE_SECONDS, LINK_SECONDS, Turn
 from serverworker.values import events
 from serverworker.values.causes import Cause, CauseKind
@@ -35,6 +42,7 @@ def step(state: SessionState, happened: Input, now: float) -> Step:
         _answer_too_late(turn, happened)
     else:
         _RESPONSES[type(happened)](turn, happened)
+        end_terminated(turn)
         end_overdue(turn)
         settle(turn)
         tell_failures(turn)
@@ -47,6 +55,7 @@ def next_wake(state: SessionState, now: float) -> float | None:
     if state.phase is Phase.ENDED:
         return None
     times = [worker.deadline for worker in state.workers if worker.deadline is not None]
+    times += judged_at(state)
     if state.respawn_at > now:
         times.append(state.respawn_at)
     if state.ending is not None:
@@ -162,12 +171,17 @@ def _crashed(turn: Turn, happened: inputs.Crashed) -> None:
     if worker is None:
         return
     # One that was leaving had until the end of its drain; as a crash it has no longer than any other.
-    terminated = happened.kind is CauseKind.SIGNAL
-    limit = turn.now + GRACE_SECONDS
-    limit += turn.state.policy.drain_seconds if terminated else CRASH_EXIT_SECONDS
+    limit = turn.now + GRACE_SECONDS + CRASH_EXIT_SECONDS
     turn.put(evolve(worker, deadline=limit if worker.deadline is None else min(worker.deadline, limit)))
     if happened.kind is CauseKind.HEARTBEAT:
         turn.order(DumpStacks(worker=worker.id))
+
+
+def _terminated(turn: Turn, happened: inputs.Terminated) -> None:
+    """Note when: a moment later it shows whether the session's end was meant (`end_terminated`)."""
+    worker = turn.state.worker(happened.worker)
+    if worker is not None and worker.alive and worker.terminated_at is None:
+        turn.put(evolve(worker, terminated_at=turn.now))
 
 
 def _worn(turn: Turn, happened: inputs.Worn) -> None:
@@ -194,10 +208,16 @@ def _link_lost(turn: Turn, happened: inputs.LinkLost) -> None:
 
 def _exited(turn: Turn, happened: inputs.Exited) -> None:
     worker = turn.state.worker(happened.worker)
-    if worker is None:
+    if worker is None or worker.gone_at is not None:
         return
-    told = _cause_of_exit(happened)
+    told, ending = _cause_of_exit(happened), turn.state.ending
     asked = bool(worker.leaving) and (bool(worker.killed) or happened.exit_status == 0)
+    if may_be_meant_for_all(worker, told.signal):
+        if ending is not None:
+            worker, asked = evolve(worker, cause=None, leaving=worker.leaving or ending.reason), True
+        elif not worker.leaving:
+            hold(turn, worker, told)
+            return
     if worker.cause is None and not asked:
         worker = turn.fail(worker, told)
     elif worker.cause is not None:
@@ -262,6 +282,8 @@ def _ask_end(turn: Turn, happened: inputs.AskEnd) -> None:
     if happened.request is not None:
         turn.change(requests=(*turn.state.requests, happened.request))
     begin_ending(turn, happened.reason, happened.status, graceful=happened.graceful)
+    assert turn.state.ending is not None
+    excuse(turn, turn.state.ending.reason)
 
 
 def _answer_too_late(turn: Turn, happened: Input) -> None:
@@ -289,6 +311,7 @@ _RESPONSES: dict[type[Any], Callable[[Turn, Any], None]] = {
     inputs.Ready: _ready,
     inputs.BeatTold: _beat_told,
     inputs.Crashed: _crashed,
+    inputs.Terminated: _terminated,
     inputs.Worn: _worn,
     inputs.Hung: _hung,
     inputs.LinkLost: _link_lost,

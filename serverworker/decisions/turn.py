@@ -25,6 +25,9 @@ BLOW_SECONDS = 1.0
 LINK_SECONDS = 1.0
 """How long after its link broke a process may take to be gone: the kernel closes a dying process's descriptors before
 it tells of the death, and that death has a better cause to tell than a broken link."""
+TERM_SECONDS = 0.5
+"""How long after a worker was sent SIGTERM its meaning is left open: whoever sends it to all processes of a session
+(systemd with ``KillMode=control-group``) reaches some before the monitor, and then no worker has died."""
 
 
 class Fault(Exception):

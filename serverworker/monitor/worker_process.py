@@ -233,6 +233,12 @@ class WorkerProcess(CommandLocator):
         self._owner.happened(inputs.Crashed(worker=self.id, error=record, kind=CauseKind(kind)))
         return {}
 
+    @commands.Terminated.responder
+    def terminated(self) -> dict[str, Any]:
+        """SIGTERM came from outside. It goes on until it is told to leave."""
+        self._owner.happened(inputs.Terminated(worker=self.id))
+        return {}
+
     @commands.Note.responder
     def note(self, text: str) -> dict[str, Any]:
         """A lifecycle notification."""

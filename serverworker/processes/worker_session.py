@@ -38,6 +38,8 @@ _JOIN_SECONDS = 30.0
 """How long a worker waits for the monitor's answer to its first words."""
 _FAREWELL_SECONDS = 2.0
 """How long a worker that crashes waits until the monitor has taken its report."""
+_TERM_SECONDS = 2.0
+"""How long a worker that was sent SIGTERM waits for the monitor's answer."""
 _CRASH_EXIT_SECONDS = 5.0
 """How long a worker that crashes lets its exit handlers run, if the drain's deadline is not shorter."""
 _ABORT_SECONDS = 1.2
@@ -73,6 +75,7 @@ class WorkerSession(CommandLocator):
         self._drain_hooks = ExitHandlers(reactor, self._exit_handler_failed, "drain hook")
         self._ending = False
         self._crashed = False
+        self._terminated = False
         self._has_left = False
         self._settings = Settings()
         self._listeners: Listeners | None = None
@@ -245,12 +248,21 @@ class WorkerSession(CommandLocator):
     # --- the end --------------------------------------------------------------------------------
 
     def terminated(self) -> None:
-        """SIGTERM came from outside: say so, drain, and end. To the monitor that is a death nobody asked for."""
-        error = ErrorRecord(type="serverworker.Terminated", message="SIGTERM came from outside the session")
-        if self._ending:
+        """SIGTERM came from outside: say so, and go on until the monitor says what it means.
+
+        Where the whole session was sent it (systemd with ``KillMode=control-group``), the session's end has its own
+        order and time; where it was this worker alone, somebody else takes over first.
+        """
+        if self._ending or self._terminated:
             return
-        self.link.tell(commands.CrashDetected, error=asdict(error), kind=CauseKind.SIGNAL.value)
-        reason = ExitReason(ExitKind.SESSION_END, text=error.message)
+        self._terminated = True
+        answered = self.link.ask(commands.Terminated, _TERM_SECONDS)
+        answered.addErrback(self._terminated_alone)
+
+    def _terminated_alone(self, failure: Failure) -> None:
+        """The monitor does not answer (it is stopped, or ending too): drain, and end, without its word."""
+        text = f"SIGTERM came from outside the session, and the monitor did not answer: {failure.getErrorMessage()}"
+        reason = ExitReason(ExitKind.SESSION_END, text=text)
         self._leave(reason, self._settings.drain.timeout_seconds, drain=True)
 
     def _uncaught(self, error: ErrorRecord) -> None:

@@ -68,6 +68,10 @@ class Worker:
     """The life that it failed in."""
     next_step: str = ""
     """What was decided when it failed."""
+    terminated_at: float | None = None
+    """When it told that SIGTERM had come from outside; None while it has not."""
+    gone_at: float | None = None
+    """When its process ended by a signal that the whole session may have been sent; None while it is there."""
 
     @property
     def alive(self) -> bool:

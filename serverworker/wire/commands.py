@@ -145,6 +145,10 @@ class CrashDetected(_Asked):
     ]
 
 
+class Terminated(_Asked):
+    """SIGTERM came from outside the session: what does it mean? The answer says that the monitor will see to it."""
+
+
 class Note(_Asked):
     """A lifecycle notification in words."""
 

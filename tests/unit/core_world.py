@@ -89,6 +89,10 @@ class CoreWorld:
         """The worker tells of an error that nothing in it handled."""
         return self.tell(inputs.Crashed(worker=worker, error=ERROR, kind=kind))
 
+    def terminated(self, worker: int) -> Step:
+        """The worker tells that SIGTERM came from outside."""
+        return self.tell(inputs.Terminated(worker=worker))
+
     def hung(self, worker: int) -> Step:
         """The worker did not answer the ping for ten seconds."""
         return self.tell(inputs.Hung(worker=worker, seconds=10.0))

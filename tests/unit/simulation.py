@@ -6,6 +6,7 @@ import heapq
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from attrs import define
@@ -14,14 +15,14 @@ from serverworker.decisions import inputs
 from serverworker.decisions.health import is_healthy
 from serverworker.decisions.inputs import Command, Input
 from serverworker.decisions.session import next_wake, step
-from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS
+from serverworker.decisions.turn import GRACE_SECONDS, KILL_AGAIN_SECONDS, TERM_SECONDS
 from serverworker.values.causes import CauseKind
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.state import Life, Phase, Policy, SessionState
 from tests.unit.simulation_laws import Laws, law
 
 ERROR = ErrorRecord(type="builtins.ValueError", message="simulated")
-CRASH_KINDS = (CauseKind.EXCEPTION, CauseKind.HEARTBEAT, CauseKind.SIGNAL)
+CRASH_KINDS = (CauseKind.EXCEPTION, CauseKind.HEARTBEAT)
 PING_SECONDS = 10.0
 LATE_SECONDS = 0.5
 """How late a tick may come: the monitor has other things to do."""
@@ -271,7 +272,9 @@ class World:
     def _misfortune(self) -> None:
         if not self.faults or not self.processes:
             return
-        name = self.chance.choice(("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear"))
+        name = self.chance.choice(
+            ("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear", "terminate")
+        )
         recent = [worker for worker in self.processes if worker > self.state.last_worker - 12]
         worker = self.chance.choice(recent)
         process = self.processes[worker]
@@ -317,6 +320,25 @@ class World:
         failures = self.chance.choice((0, 1, 2))
         self.feed(inputs.BeatTold(worker=worker, failures=failures, text="500", tolerance=2))
 
+    def _terminate(self, worker: int) -> None:
+        """SIGTERM: who has no handler yet dies of it, who has tells of it and goes on."""
+        if self.processes[worker].stage == "starting" and self.chance.random() < 0.5:
+            self._die(worker, None, "SIGTERM")
+        else:
+            self.feed(inputs.Terminated(worker=worker))
+
+    def _terminate_all(self) -> None:
+        """SIGTERM to each process of the session, in any order; the monitor's own comes before the moment is over."""
+        own = self.chance.uniform(0.0, TERM_SECONDS * 0.9)
+        for worker, process in self.processes.items():
+            if process.born and not process.gone and not process.frozen:
+                self.at(self.chance.uniform(0.0, own), self._terminate_if_there, worker)
+        self.at(own, partial(self.end, graceful=True))
+
+    def _terminate_if_there(self, worker: int) -> None:
+        if not self.processes[worker].gone:
+            self._terminate(worker)
+
     def _wear(self, worker: int) -> None:
         self.feed(inputs.Worn(worker=worker, text="a limit is reached"))
 
@@ -331,6 +353,8 @@ class World:
             self.feed(inputs.AskRestart(mode=mode, asked_by="operator", request=request))
         elif kind == "policy":
             self.feed(inputs.NewPolicy(policy=self.policy()))
+        elif self.chance.random() < 0.5:
+            self._terminate_all()
         else:
             self.end(graceful=self.chance.random() < 0.6, request=request)
 

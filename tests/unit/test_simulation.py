@@ -78,7 +78,7 @@ class SimulatedTests(TestCase):
         ]
         seldom = {kind.__name__: seen[kind.__name__] for kind in things if seen[kind.__name__] < 20}
         self.assertEqual({}, seldom)
-        for misfortune in ("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear"):
+        for misfortune in ("crash", "exit", "signal", "freeze", "link", "lie", "beat", "wear", "terminate"):
             self.assertGreater(seen[misfortune], 100, misfortune)
 
 
@@ -133,10 +133,13 @@ def errand(kind: str, worker: int, how: int, request: int) -> Input:
         "Crashed": lambda: inputs.Crashed(
             worker=worker, error=ERROR, kind=list(CauseKind)[how % len(CauseKind)]
         ),
+        "Terminated": lambda: inputs.Terminated(worker=worker),
         "Worn": lambda: inputs.Worn(worker=worker, text="a limit"),
         "Hung": lambda: inputs.Hung(worker=worker, seconds=10.0),
         "LinkLost": lambda: inputs.LinkLost(worker=worker, text=""),
-        "Exited": lambda: inputs.Exited(worker=worker, exit_status=how % 3),
+        "Exited": lambda: inputs.Exited(
+            worker=worker, exit_status=how % 3, signal="SIGTERM" if how > 8 else None
+        ),
         "AskRestart": lambda: inputs.AskRestart(
             mode=("clean", "force")[how % 2], asked_by="", request=request if how < 8 else None
         ),

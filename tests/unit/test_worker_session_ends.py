@@ -212,20 +212,41 @@ class LeaveTests(WorkerSessionTestCase):
         self.assertEqual(self.ended[0], (0, False))
 
     def test_terminated(self) -> None:
-        """SIGTERM from outside is told as such, and drains; to the monitor that is a death nobody asked for."""
+        """SIGTERM from outside is told once, and the worker goes on until the monitor says what it means."""
         self.bring_up()
         reasons: list[Any] = []
-        waiting: Deferred[None] = Deferred()
         self.worker().add_exit_handler(reasons.append)
-        self.worker().add_exit_handler(lambda reason: waiting)
         self.session.terminated()
         self.session.terminated()
-        waiting.callback(None)
-        self.reactor.turn()
-        (crash,) = [given for name, given in self.monitor.heard if name == "CrashDetected"]
-        self.assertEqual(crash["kind"], "signal")
-        self.assertIn("SIGTERM came from outside", crash["error"]["message"])
-        self.assertEqual(len(reasons), 1)
+        self.reactor.pass_seconds(3600)
+        self.assertEqual(self.monitor.names().count("Terminated"), 1)
+        self.assertEqual((len(self.reactor.readers), reasons, self.ended), (1, [], []))
+        self.leave("restart")
+        self.assertEqual([reason.kind.value for reason in reasons], ["restart"])
+        self.assertEqual(self.ended[0], (0, False))
+
+    def test_terminated_while_leaving(self) -> None:
+        """Who is on the way out has no use for it."""
+        self.bring_up()
+        self.worker().add_exit_handler(lambda reason: Deferred())
+        self.leave()
+        self.session.terminated()
+        self.assertNotIn("Terminated", self.monitor.names())
+
+    def test_terminated_and_no_answer(self) -> None:
+        """A monitor that is stopped says nothing: after two seconds the worker drains without its word."""
+        self.bring_up()
+        reasons: list[Any] = []
+        self.worker().add_exit_handler(reasons.append)
+        self.monitor.silent = True
+        self.session.terminated()
+        self.reactor.pass_seconds(1.9)
+        self.assertEqual(reasons, [])
+        self.reactor.pass_seconds(0.2)
+        (reason,) = reasons
+        self.assertEqual(reason.kind.value, "session-end")
+        self.assertIn("SIGTERM came from outside the session, and the monitor did not answer", reason.text)
+        self.reactor.pass_seconds(3)
         self.assertEqual(self.ended[0], (0, False))
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger, globalLogPublisher
 from twisted.protocols.amp import CommandLocator
 
@@ -31,6 +32,8 @@ class ListeningMonitor(CommandLocator):
     def __init__(self, reactor: FakeReactor) -> None:
         self.settings = Settings()
         self.refusal: Exception | None = None
+        self.silent = False
+        """What a stopped one is: it leaves a `Terminated` without an answer."""
         self.heard: list[tuple[str, Any]] = []
         self.handlers = Handlers()
         self.link = Link(reactor, self, self.handlers, peer="worker 3")
@@ -71,6 +74,11 @@ class ListeningMonitor(CommandLocator):
     @commands.CrashDetected.responder
     def _crash(self, **given: Any) -> dict[str, Any]:
         return self.note("CrashDetected", given)
+
+    @commands.Terminated.responder
+    def _terminated(self) -> Any:
+        answer = self.note("Terminated", {})
+        return Deferred() if self.silent else answer
 
     @commands.Note.responder
     def _note(self, **given: Any) -> dict[str, Any]:
