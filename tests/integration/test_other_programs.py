@@ -1,0 +1,82 @@
+"""Plugins of twistd and programs under ``--command``, as a real session runs them: one of each here, more in tests/system."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from tests.integration.sessions import SessionTestCase, is_alive, wait_until
+from tests.integration.test_applications import free_port
+
+SERVE = """
+    import os, selectors, signal, socket, sys
+
+    assert int(os.environ["LISTEN_PID"]) == os.getpid() == os.getpgid(0), "the shim has not set them"
+    assert os.environ["LISTEN_FDNAMES"] == "server", os.environ
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "SIGINT is ignored"
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    listening.setblocking(True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
+    print("it runs", flush=True)
+    while True:
+        with listening.accept()[0] as connection:
+            request = connection.recv(1000)
+            if b"/exit" in request:
+                sys.exit(7)
+            body = b"%d" % os.getpid()
+            connection.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+    """
+"""A server in a few lines. It does nothing beside: not even a request at a time may hang."""
+
+
+class CommandTests(SessionTestCase):
+    """A program of its own, which knows nothing of us."""
+
+    def test_life(self) -> None:
+        """It gets the socket, is polled, restarted, followed by the next where it dies, and ended with its worker."""
+        folder = self.folder(serve__py=SERVE)
+        session = self.session("--command", f"{sys.executable} serve.py {{fd}}", folder=folder)
+        session.serving()
+        session.wait_for("OutputLine", matching=lambda event: event["text"] == "it runs")
+        first = int(session.get()[1])
+        self.assertNotEqual(first, session.server_pid)
+
+        session.standby_ready_or_loaded()
+        worker = session.serving()[-1]["worker"]
+        with session.connect() as connection:
+            connection.sendall(b"GET /exit HTTP/1.0\r\n\r\n")
+            self.assertEqual(connection.recv(1000), b"")
+        report = session.report_of(worker)
+        self.assertEqual(report["cause"]["kind"], "exit")
+        self.assertIn("ended by itself with exit status 7", report["cause"]["text"])
+        self.assertIn("it runs", str(report["output"]))
+        second = int(session.get()[1])
+        self.assertNotEqual(first, second)
+
+        session.process.send_signal(signal.SIGHUP)
+        session.wait_for("RestartCompleted")
+        wait_until(lambda: not is_alive(second), "the end of the old program")
+        third = int(session.get()[1])
+        self.assertEqual(session.end(), 0)
+        self.assertFalse(is_alive(third))
+        self.assertEqual(len(session.reports()), 1)
+
+
+class PluginTests(SessionTestCase):
+    """A plugin of twistd's own."""
+
+    def test_web(self) -> None:
+        """`twistd web` serves a folder by the session's socket, and a restart serves on."""
+        folder = self.folder(index__html="good")
+        port = free_port()
+        session = self.session(
+            *("--", "web", "--listen", f"tcp:{port}", "--path", "."),
+            folder=folder,
+            port=f"tcp:{port}:interface=127.0.0.1",
+        )
+        session.serving()
+        self.assertEqual(session.get("/index.html"), (200, b"good"))
+        session.process.send_signal(signal.SIGHUP)
+        session.wait_for("RestartCompleted")
+        self.assertEqual(session.get("/index.html"), (200, b"good"))
+        self.assertEqual((session.end(), session.reports()), (0, []))
