@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ from twisted.python.failure import Failure
 
 from serverworker.listening import descriptors, listen, memory_mib
 from serverworker.monitor.capacity import check_capacity
+from serverworker.monitor.exit_status import ExitStatusAtEnd
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream, ignore_lines
@@ -138,7 +138,7 @@ class MonitorService(Service):
         self._environment = environment
         # Kept: twistd puts a LoggingFile in its place when logging begins, and the console would speak into the log.
         self._stdout = sys.stdout
-        self._exit = _ExitStatus()
+        self._exit = ExitStatusAtEnd()
         self._over: Deferred[None] | None = Deferred()
         self._signals = 0
         self._reaper = Reaper(reactor)
@@ -376,22 +376,3 @@ class MonitorService(Service):
             over.callback(None)
         if self.running:
             self._reactor.stop()
-
-
-class _ExitStatus:
-    """Makes the process end with the session's status: neither twistd nor twist has a way to say it."""
-
-    def __init__(self) -> None:
-        # Registered early, so that it runs last: whatever else wants to be done at exit has been.
-        atexit.register(self._end)
-        self._status: int | None = None
-
-    def settle(self, status: int) -> None:
-        """From now on the process ends with this status."""
-        self._status = status
-
-    def _end(self) -> None:
-        if self._status is not None:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(self._status)

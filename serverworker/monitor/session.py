@@ -20,6 +20,7 @@ from serverworker.monitor.handle import Monitor
 from serverworker.monitor.left_behind import LeftBehind
 from serverworker.monitor.output_flow import PATIENCE_SECONDS, OutputFlow
 from serverworker.monitor.ports import Ports
+from serverworker.monitor.shell_commands import ShellCommands
 from serverworker.monitor.stream import EventStream, ignore_lines
 from serverworker.monitor.surroundings import Surroundings
 from serverworker.monitor.watches import Watches
@@ -29,8 +30,8 @@ from serverworker.processes.exit_handlers import ExitHandlers
 from serverworker.processes.guardian import Guardian
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.processes.shares import Shares
-from serverworker.processes.shell import ShellResult, run
-from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, passed_on, resolve_recipe
+from serverworker.processes.shell import ShellResult
+from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, resolve_recipe
 from serverworker.values import events
 from serverworker.values.errors import ConfigurationError, NotDone, PortUnavailable
 from serverworker.values.events import Event, Told
@@ -95,6 +96,7 @@ class Session:
         self._keep_key: Callable[[str], object] = lambda key: None
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
+        self._shell = ShellCommands(reactor, stream.publish, self._guardian)
         self._shares = Shares.create()
         self.flow = OutputFlow(
             reactor,
@@ -281,32 +283,7 @@ class Session:
 
     def exec(self, command: str | Sequence[str], timeout: float) -> Deferred[ShellResult]:
         """Run a shell command."""
-        pids: list[int] = []
-
-        def started(pid: int) -> None:
-            pids.append(pid)
-            self._guardian.watch(pid)
-
-        result = run(
-            self.reactor,
-            command,
-            self.stream.publish,
-            timeout,
-            environment=passed_on(os.environ),
-            started=started,
-        )
-
-        def done(result: ShellResult) -> ShellResult:
-            text = command if isinstance(command, str) else " ".join(command)
-            self.stream.publish(events.CommandFinished(command=text, status=result.status))
-            return result
-
-        def forget(result: Any) -> Any:
-            for pid in pids:
-                self._guardian.forget(pid)
-            return result
-
-        return result.addCallback(done).addBoth(forget)
+        return self._shell.run(command, timeout)
 
     def restart(self, mode: str, asked_by: str) -> Deferred[str]:
         """Start a new generation, with the configuration as it is written now."""

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker import Monitor, ServerWorker, SessionAgent
-from serverworker.monitor import session as session_module
+from serverworker.monitor import shell_commands
 from serverworker.monitor.session import Session
 from serverworker.processes.role import ProcessRole
 from serverworker.processes.shell import ShellResult
@@ -325,7 +325,7 @@ class ExecTests(SessionTestCase):
             told(events.OutputLine(source="exec", stream="stdout", text="a line"))
             return answer
 
-        self.patch(session_module, "run", run)
+        self.patch(shell_commands, "run", run)
         return Session.exec(real, ["tar", "-x"], 5.0)
 
     def test_result(self) -> None:
