@@ -35,23 +35,33 @@ ABORT_SECONDS = 1.0
 
 
 def track(
-    factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime, access: AccessLog | None = None
+    factory: IProtocolFactory,
+    board: RequestBoard,
+    clock: IReactorTime,
+    access: AccessLog | None = None,
+    inner: IProtocolFactory | None = None,
 ) -> Tracked:
     """Serve a factory so that its connections are counted, put their requests on the board, and can be drained.
 
     Any factory will do, and none is changed. Requests are seen where the connection ends in a `twisted.web`
     HTTPChannel: a Site or another HTTPFactory, the application's own, or one in a wrapping factory (TLS, PROXY
     protocol). An HTTP/2 connection, which takes TLS, is counted, but its requests are not seen, and it is not
-    drained: it ends by itself or at the deadline. `access` is told of the requests that were answered.
+    drained: it ends by itself or at the deadline. `access` is told of the requests that were answered. `inner`: what
+    is within TLS or another wrapper, for the worker's own heartbeat, which has no need of it.
     """
-    return Tracked(factory, board, clock, access)
+    return Tracked(factory, board, clock, access, inner)
 
 
 class Tracked:
     """A factory that is served, its open connections, and the ways in which they end."""
 
     def __init__(
-        self, factory: IProtocolFactory, board: RequestBoard, clock: IReactorTime, access: AccessLog | None
+        self,
+        factory: IProtocolFactory,
+        board: RequestBoard,
+        clock: IReactorTime,
+        access: AccessLog | None,
+        inner: IProtocolFactory | None = None,
     ) -> None:
         self._board = board
         self._clock = clock
@@ -63,7 +73,7 @@ class Tracked:
         self._next_step: IDelayedCall | None = None
         self.factory: IProtocolFactory = _Entrance(factory, self._enter)
         """What is to be given each accepted connection. Its `doStop` is for when all are gone: it closes the log."""
-        self.untracked_factory: IProtocolFactory = _Entrance(factory, self._enter_untracked)
+        self.untracked_factory: IProtocolFactory = _Entrance(inner or factory, self._enter_untracked)
         """The same for connections that do not count, such as the worker's own heartbeat. They are neither waited
         for nor drained; their requests are on the board, so that a hang in the health route is seen there."""
 

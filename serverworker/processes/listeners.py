@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -18,6 +19,7 @@ from serverworker.processes.shares import Shares
 from serverworker.processes.site_log import spare_unseen_lines
 from serverworker.processes.taker import Taker
 from serverworker.values.errors import nearest
+from serverworker.values.tls import PortTls
 
 
 @frozen(kw_only=True)
@@ -52,10 +54,11 @@ class Listeners:
         shares: Shares | None = None,
         configured: Mapping[str, str] | None = None,
         access: AccessLog | None = None,
+        tls: Mapping[str, PortTls] | None = None,
     ) -> None:
         """`configured`: the addresses, by name, for an application that binds by itself and so is handed no ports.
 
-        `access` is told of the HTTP requests that were answered.
+        `access` is told of the HTTP requests that were answered; `tls` is for those ports that speak it, by name.
         """
         self._reactor = reactor
         self._board = board
@@ -64,6 +67,9 @@ class Listeners:
         self._bind = bind
         self._configured = configured or {}
         self._access = access
+        self._tls = dict(tls or {})
+        self._exchange: dict[str, Callable[[PortTls], None]] = {}
+        """What has a port that is listened on serve another certificate."""
         self.factories: dict[str, IProtocolFactory] = {}
         """What is listened with, by the port's name, as it was given."""
         self._listeners: dict[str, _Listener] = {}
@@ -76,6 +82,10 @@ class Listeners:
         if not self._bind:
             return dict(self._configured)
         return {name: port.description for name, port in self._ports.items()}
+
+    def speaks_tls(self, name: str) -> bool:
+        """Whether the port of that name does."""
+        return name in self._tls
 
     @property
     def sockets(self) -> dict[str, socket.socket]:
@@ -105,11 +115,13 @@ class Listeners:
         served: IProtocolFactory | Taker
         if isinstance(factory, Taker):
             tracked = served = factory
+            self._secure(port.name, factory)
             factory.begin(self._board, self._access)
             close: Callable[[], object] = factory.end
         else:
             spare_unseen_lines(factory)
-            tracked = track(factory, self._board, self._reactor, self._access)
+            outer = self._behind_tls(port.name, factory)
+            tracked = track(outer, self._board, self._reactor, self._access, inner=factory)
             served = tracked.factory
             served.doStart()
             close = served.doStop
@@ -119,6 +131,29 @@ class Listeners:
             tracked.drain()
         elif self._accepting:
             reader.start()
+
+    def _behind_tls(self, name: str, factory: IProtocolFactory) -> IProtocolFactory:
+        if name not in self._tls:
+            return factory
+        from serverworker.processes.tls import Certified, behind_tls  # OpenSSL, for those alone who need it
+
+        certified = Certified(self._tls[name], factory)
+        self._exchange[name] = certified.use
+        return behind_tls(factory, certified, self._reactor)
+
+    def _secure(self, name: str, taker: Taker) -> None:
+        if name in self._tls:
+            from serverworker.processes.tls import exchange, ssl_context
+
+            taker.tls = ssl_context(self._tls[name])
+            self._exchange[name] = partial(exchange, taker.tls)
+
+    def use_tls(self, tls: Mapping[str, PortTls]) -> None:
+        """Have new connections served with these certificates, by the port's name; those that are open keep theirs."""
+        for name in tls.keys() & self._tls.keys():
+            self._tls[name] = tls[name]
+            if name in self._exchange:
+                self._exchange[name](tls[name])
 
     def heartbeat_factory(self, name: str) -> IProtocolFactory | None:
         """What serves that port, for the worker's own polls; None while nothing does."""

@@ -56,6 +56,16 @@ class KeyPair:
     """Likewise."""
 
 
+@frozen(kw_only=True)
+class PortTls:
+    """What a worker serves one port with; it never sees the files."""
+
+    certificate: str
+    """As in `KeyPair`."""
+    private_key: str = field(repr=False)
+    minimum_version: str
+
+
 def tls_key(name: str) -> str:
     """The table of the port of this name, such as ``tls.server``."""
     return f"tls.{key_part(name)}"

@@ -86,6 +86,12 @@ class SetPolling(_Asked):
     arguments = [(b"seconds", Seconds())]
 
 
+class UseCertificates(_Asked):
+    """Serve new connections with these certificates. `tls`: a `PortTls` as a dict, by the port's name."""
+
+    arguments = [(b"tls", LargeJSON())]
+
+
 # Worker to monitor
 
 
@@ -101,6 +107,7 @@ class Join(_Asked):
         (b"settings", LargeJSON()),  # `Settings.as_json`
         (b"generation", amp.Integer()),
         (b"key", amp.Unicode()),  # the session key
+        (b"tls", LargeJSON(optional=True)),  # as in `UseCertificates`; left out: no port speaks TLS
     ]
 
 
