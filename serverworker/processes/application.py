@@ -23,11 +23,16 @@ class Application:
         settings: AppSettings,
         worker: ServerWorker,
         broken: Callable[[ErrorRecord, CauseKind], object] = Host.broken,
+        startup_seconds: float = Host.startup_seconds,
     ) -> None:
-        """`broken` is called where the application ends by itself, outside this process."""
+        """`broken` is called where the application ends by itself, outside this process.
+
+        `startup_seconds` is how long it may take to start.
+        """
         self._settings = settings
         self._worker = worker
         self._broken = broken
+        self._startup_seconds = startup_seconds
         self._host: Host | None = None
 
     async def load(self) -> None:
@@ -35,6 +40,7 @@ class Application:
         agent = load_agent(self._settings.agent) if self._settings.agent else None
         self._host = find_host(self._settings)
         self._host.broken = self._broken
+        self._host.startup_seconds = self._startup_seconds
         self._host.register(self._worker)
         await self._host.prepare()
         if agent is not None:
@@ -65,7 +71,7 @@ class Application:
             await self._host.stop()
 
     def describe_error(self, error: BaseException) -> ErrorRecord:
-        """The record of an error while loading, with a traceback of the application's own frames alone."""
+        """The record of an error while loading or starting: its traceback has the application's own frames alone."""
         record = ErrorRecord.from_exception(error)
         if isinstance(error, ApplicationError):
             # One line for whoever looks at the log; the application's own traceback behind it.

@@ -27,9 +27,10 @@ from serverworker.processes.server_worker import ServerWorker
 from serverworker.processes.shares import Shares
 from serverworker.processes.uncaught import UncaughtErrors
 from serverworker.values.causes import Beat, CauseKind
-from serverworker.values.errors import EmitError, ErrorRecord
+from serverworker.values.errors import ApplicationError, EmitError, ErrorRecord
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import Settings
+from serverworker.values.tls import PortTls
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 from serverworker.wire.link import Link
@@ -113,6 +114,7 @@ class WorkerSession(CommandLocator):
             bind=self._settings.workers.bind,
             configured={port.name: port.describe() for port in self._settings.ports},
             access=access_log_for(self._settings.output, answer["key"]),
+            tls=_port_tls(answer.get("tls")),
         )
         worker = ServerWorker(
             worker_id=self._worker_id,
@@ -127,7 +129,8 @@ class WorkerSession(CommandLocator):
             session_key=answer["key"],
             version=self._settings.app.version or "",
         )
-        self._application = Application(self._settings.app, worker, self._crash)
+        startup_seconds = self._settings.startup.timeout_seconds
+        self._application = Application(self._settings.app, worker, self._crash, startup_seconds)
         try:
             await self._application.load()
         except BaseException as error:  # a module may call sys.exit: that is no load either
@@ -181,7 +184,8 @@ class WorkerSession(CommandLocator):
         if not self._ending:
             self._listeners.accept()
             for name, address in self._listeners.addresses.items():
-                self._note(f"listening on {address}… ({name})")
+                secured = " with TLS" if self._listeners.speaks_tls(name) else ""
+                self._note(f"listening on {address}{secured}… ({name})")
         return {}
 
     @commands.Unready.responder
@@ -219,6 +223,13 @@ class WorkerSession(CommandLocator):
             self._heartbeat.set_interval(seconds)
         return {}
 
+    @commands.UseCertificates.responder
+    def use_certificates(self, tls: Any) -> dict[str, Any]:
+        """The files have changed: new connections get what is in them now."""
+        if self._listeners is not None:  # who has not joined yet is told then
+            self._listeners.use_tls(_port_tls(tls))
+        return {}
+
     # --- health ---------------------------------------------------------------------------------
 
     def _activated(self) -> None:
@@ -226,7 +237,11 @@ class WorkerSession(CommandLocator):
             self._heartbeat.start()
 
     def _broken(self, failure: Failure) -> None:
-        self._crash(record_of(failure))
+        error = failure.value
+        if self._application is not None and isinstance(error, ApplicationError):
+            self._crash(self._application.describe_error(error))
+        else:
+            self._crash(record_of(failure))
 
     def _ready(self) -> None:
         self.link.tell(commands.Ready, seconds=time.monotonic())
@@ -362,3 +377,7 @@ class WorkerSession(CommandLocator):
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
         self._note(f"{name} failed: {failure.getErrorMessage()}; the exit goes on")
         self._log.failure("{name} failed; the exit goes on", failure=failure, name=name)
+
+
+def _port_tls(told: dict[str, Any] | None) -> dict[str, PortTls]:
+    return {name: PortTls(**each) for name, each in (told or {}).items()}

@@ -24,7 +24,7 @@ def noted(application: Application, board: RequestBoard) -> Application:
     begin, end = board.begin, board.end
 
     async def on_board(scope: Any, receive: Any, send: Any) -> None:
-        ticket = begin(scope.get("method", "WEBSOCKET").encode("utf-8", "replace"), scope["raw_path"])
+        ticket = begin(scope.get("method", "WEBSOCKET").encode(), scope["raw_path"])
         try:
             return await application(scope, receive, send)
         finally:
@@ -93,7 +93,7 @@ class _Answer:
         headers = dict(reversed(scope["headers"]))
         access.answered(
             client=client[0] if client else "-",
-            method=scope.get("method", "GET").encode("utf-8", "replace"),
+            method=scope.get("method", "GET").encode(),
             target=scope["raw_path"] + (b"?" + query if query else b""),
             protocol=b"HTTP/" + scope["http_version"].encode("ascii", "replace"),
             status=self._status,
