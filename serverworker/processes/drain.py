@@ -66,7 +66,7 @@ class Tracked:
         self._board = board
         self._clock = clock
         self._rules = HTTPRules(board=board, clock=clock, access=access)
-        self._untracked_rules = HTTPRules(board=board, clock=clock)
+        self._untracked_rules = HTTPRules(board=board, clock=clock, heartbeat=True)
         self._connections: set[_Connection] = set()
         self._waiting: list[Deferred[None]] = []
         self._is_closing_idle = False

@@ -39,6 +39,8 @@ class HTTPRules:
     """Is told of each request that was answered."""
     draining: bool = False
     """Of the connections to come; each one that is there is told by `HTTPConnection.drain`."""
+    heartbeat: bool = False
+    """They are the worker's own, which asks itself whether it answers."""
 
 
 class HTTPConnection:
@@ -77,6 +79,11 @@ class HTTPConnection:
         self._is_leaving = False
         self._timer: IDelayedCall | None = None
         self._timer_due = 0.0
+
+    @property
+    def is_heartbeat(self) -> bool:
+        """Whether the worker itself is the client, by its heartbeat. No visitor can pass for it."""
+        return self._rules.heartbeat
 
     @property
     def is_busy(self) -> bool:
