@@ -14,6 +14,7 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import serverworker
+from serverworker import Monitor, ServerWorker
 from serverworker.ctl import main as ctl
 from serverworker.options import Options
 from serverworker.surfaces.operator_commands import COMMANDS
@@ -98,7 +99,7 @@ class PagerTests(SynchronousTestCase):
             if level_and_sentence(event)[0] in ("warn", "error")
         }
         self.assertIn("WorkerDied", troubles)
-        told = set(re.findall(r":class:`~serverworker\.values\.events\.(\w+)`", self.text()))
+        told = set(re.findall(r":class:`~serverworker\.values\.[\w.]+?\.(\w+)`", self.text()))
         self.assertEqual(troubles - told, set())
 
     def test_each_life_and_phase(self) -> None:
@@ -178,6 +179,17 @@ class PagesTests(SynchronousTestCase):
                 options.settings()
         except SystemExit:
             self.fail(f"{page}: {shlex.join(arguments)}\n{told.getvalue()}")
+
+    def test_names_in_python(self) -> None:
+        """Whatever a page says that a monitor or a worker has, it has."""
+        kinds = {"monitor": Monitor, "worker": ServerWorker}
+        number = 0
+        for page in pages():
+            for which, name in re.findall(r"``(?:await )?(monitor|worker)\.(\w+)", page.read_text()):
+                number += 1
+                there = hasattr(kinds[which], name) or (which, name) == ("worker", "reactor")
+                self.assertTrue(there, f"{page}: {which}.{name}")
+        self.assertGreater(number, 10)
 
     def test_operators_commands(self) -> None:
         """Each command for ``serverworkerctl`` in a page is one that there is."""
