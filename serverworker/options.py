@@ -216,7 +216,8 @@ class Options(usage.Options):
         self.sources: tuple[Source, ...] = ()
         """What `settings` was made of the last time."""
         # twistd changes it when it daemonises.
-        self._folder = str(Path.cwd())
+        self.folder = str(Path.cwd())
+        """Where relative paths start."""
         self._ports: list[tuple[str, str]] = []
         self._plugin: tuple[str, ...] = ()
         self._words: Sequence[str] = ()
@@ -264,7 +265,7 @@ class Options(usage.Options):
     def settings(self) -> Settings:
         """What file and options come to, the file read anew. Raises `InvalidSettings` with every problem."""
         name = self["config"]
-        file = () if name is None else (read_file(name, self._folder),)
+        file = () if name is None else (read_file(name, self.folder),)
         self.sources = (*file, self._command_line())
         return combine(*self.sources)
 
@@ -278,7 +279,7 @@ class Options(usage.Options):
             data.setdefault("app", {})["plugin"] = list(self._plugin)
         if self._ports:
             data["ports"] = dict(self._ports)
-        source = read(data, label="command line", folder=self._folder, spell=_spelled)
+        source = read(data, label="command line", folder=self.folder, spell=_spelled)
         return attrs.evolve(source, problems=(*source.problems, *self._repeated_ports()))
 
     def _repeated_ports(self) -> Iterator[Problem]:

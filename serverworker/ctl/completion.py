@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from serverworker.values.errors import BadCommand
 
 _TREE = {
-    "": "status restart exit set emit events crashes logs help completion "
+    "": "status restart exit set emit events crashes logs help systemd completion "
     "--state-dir --connect --key-file --authority --certificate --json --timeout --help --version",
     "status": "--json --watch",
     "restart": "clean force",
@@ -16,6 +16,7 @@ _TREE = {
     "events": "--since --kind --last --follow --json",
     "crashes": "last --json",
     "logs": "--worker --last --follow --json",
+    "systemd": "--name --user --socket --writable --output",
     "completion": "bash zsh",
 }
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from attrs import frozen
 
 from serverworker.ctl.finding import Unreachable
-from serverworker.values.errors import BadCommand, PeerLost, ServerWorkerError
+from serverworker.values.errors import BadCommand, ConfigurationError, PeerLost, ServerWorkerError
 from serverworker.values.exit_status import ExitStatus
 
 NOT_DONE = 1
@@ -38,6 +38,8 @@ Commands:
   crashes [ID|last]                       the deaths that nobody asked for
   logs [--worker ID] [--last N] [--follow]
   help                                    all that this session takes, the agent's own commands too
+  systemd [--socket] [--user USER] [-- OPTIONS]  the units to run it under systemd, with these options of
+                                          `twistd serverworker`, or those of the session that runs
   completion bash|zsh                     a script for the shell; see the documentation
 
 Options:
@@ -51,7 +53,7 @@ Options:
   --version, --help
 
 Exit status: 0 it happened, 1 it did not (the reason is on stderr), 64 wrong usage, 69 no session can be reached,
-130 after ^C.
+78 what cannot work under systemd, 130 after ^C.
 """
 
 
@@ -147,9 +149,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             _print(script(request.words[1:]))
             raise SystemExit(ExitStatus.OK)
-    except BadCommand as error:
+        if request.words[:1] == ("systemd",):
+            from serverworker.ctl.systemd import run as write_units
+
+            write_units(request.words[1:], request.state_directory, os.environ)
+            raise SystemExit(ExitStatus.OK)
+    except ServerWorkerError as error:
         sys.stderr.write(f"serverworkerctl: {error}\n")
-        raise SystemExit(ExitStatus.USAGE) from None
+        raise SystemExit(
+            ExitStatus.CONFIG if isinstance(error, ConfigurationError) else _status_of(error)
+        ) from None
     if not request.words:
         from serverworker.ctl.shell import install_reactor
 

@@ -24,7 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("processes",),
     ("monitor",),
     ("observers", "surfaces", "control"),
-    ("composition root", "ctl"),
+    ("composition root",),
+    ("ctl",),
 )
 """First to last. A module imports from its own folder and from earlier layers; two folders of one layer are strangers."""
 
