@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -14,7 +13,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClie
 from zope.interface import implementer
 
 from serverworker.processes.hosts.asgi_server import AsgiServer
-from serverworker.processes.hosts.guessing import fitting_option
+from serverworker.processes.hosts.guessing import check_fits
 from serverworker.processes.hosts.interface import Host
 from serverworker.processes.hosts.lifespan import Lifespan
 from serverworker.processes.loop_errors import watch_loop
@@ -72,7 +71,10 @@ class AsgiHost(Host):
 
 
 def load_asgi(reference: str) -> Host:
-    """Import ``module:attribute`` and make its host; `ApplicationError` where it is no ASGI application."""
+    """Import ``module:attribute``, or call ``module:create_app()``, and make its host.
+
+    Raises `ApplicationError` where that is no ASGI application.
+    """
     try:
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:
@@ -82,34 +84,24 @@ def load_asgi(reference: str) -> Host:
             f"--asgi needs uvicorn, which is not installed for {sys.executable}: "
             f"{sys.executable} -m pip install 'serverworker[asgi]'"
         ) from error
-    application = resolve(reference, "--asgi")
-    _check(application, reference)
+    application = _resolve(reference)
+    arguments = ("scope", "receive", "send")
+    check_fits(application, reference, "--asgi", "an ASGI application is awaited, called with", arguments)
     return AsgiHost(f"ASGI application {reference}", application)
 
 
-def _check(application: Any, reference: str) -> None:
-    fitting = fitting_option(application)
-    if fitting is not None and fitting.option != "--asgi":
-        raise ApplicationError(
-            f"--asgi {reference} is {fitting.words}: give it with {fitting.option} {reference}"
-        )
-    wanted = "an ASGI application is called with scope, receive and send, and awaited"
-    if inspect.isclass(application) and not hasattr(application, "__await__"):
-        raise ApplicationError(
-            f"--asgi {reference} is the class {application.__qualname__}: give the name of an instance; {wanted}"
-        )
-    if not callable(application):
-        kind = type(application).__name__
-        raise ApplicationError(f"--asgi {reference} is {application!r:.200}, of type {kind}; {wanted}")
+def _resolve(reference: str) -> Any:
     try:
-        inspect.signature(application).bind(None, None, None)
-    except TypeError as error:
-        raise ApplicationError(
-            f"--asgi {reference} is {application!r:.200}, which cannot be called so ({error}); {wanted}. "
-            "A function that makes the application is called in the module itself: app = create_app()"
-        ) from error
-    except ValueError:  # written in C, perhaps: it is seen when it is called
-        return
+        return resolve(reference, "--asgi")
+    except ApplicationError as error:
+        head, _, theirs = str(error).partition("\n")
+        if "loop is running" in theirs or "running event loop" in theirs:
+            raise ApplicationError(
+                f"{head.removesuffix(':')}: the module starts an event loop of its own when it is imported, such as "
+                "that of uvicorn.run(); let it do so only under `if __name__ == '__main__':`. "
+                f"The session brings the server and the ports:\n{theirs}"
+            ) from error
+        raise
 
 
 @implementer(IStreamClientEndpoint)

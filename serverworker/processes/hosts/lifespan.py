@@ -77,7 +77,7 @@ class Lifespan:
             self._note_refusal(self._task)
         else:
             raise ApplicationError(
-                f"the application's lifespan has not completed its start-up within {seconds:g} s; it waits here:\n"
+                f"the application's lifespan has not completed its start-up within {seconds:g} s; it waits "
                 f"{where_it_waits(getattr(self._task.get_coro(), 'cr_await', None))}"
             )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
-from serverworker.processes.hosts.guessing import fitting_option
+from serverworker.processes.hosts.guessing import check_fits
 from serverworker.processes.hosts.interface import Host
 from serverworker.processes.hosts.threads import Threads
 from serverworker.processes.hosts.wsgi_request import Served, WSGIFactory
 from serverworker.processes.references import resolve
-from serverworker.values.errors import ApplicationError
 
 if TYPE_CHECKING:
     from serverworker.processes.server_worker import ServerWorker
@@ -47,43 +45,7 @@ class WSGIHost(Host):
 def load_wsgi(reference: str, threads: int) -> Host:
     """Import ``module:attribute``, or call ``module:create_app()``, and make its host, with a pool of so many threads."""
     application = resolve(reference, "--wsgi")
-    _check(application, reference)
+    check_fits(
+        application, reference, "--wsgi", "a WSGI application is called with", ("environ", "start_response")
+    )
     return WSGIHost(f"WSGI application {reference}", application, threads)
-
-
-def _check(application: Any, reference: str) -> None:
-    """`ApplicationError` for what cannot be a WSGI application; its text says what it is, and what to do."""
-    fitting = fitting_option(application)
-    if fitting is not None and fitting.option != "--wsgi":
-        raise ApplicationError(
-            f"--wsgi {reference} is {fitting.words}: give it with {fitting.option} {reference}"
-        )
-    wanted = "a WSGI application is called with environ and start_response"
-    if not callable(application):
-        raise ApplicationError(
-            f"--wsgi {reference} is {application!r:.200}, of type {type(application).__name__}, which cannot be called; "
-            f"{wanted}"
-        )
-    try:
-        signature = inspect.signature(application)
-    except (TypeError, ValueError):  # written in C, perhaps
-        return
-    try:
-        signature.bind("environ", "start_response")
-    except TypeError as error:
-        what = "the class" if inspect.isclass(application) else "callable as"
-        name = getattr(application, "__name__", type(application).__name__)
-        advice = ""
-        if _needs_nothing(signature):
-            advice = f"; if it makes the application, say --wsgi '{reference}()'"
-        raise ApplicationError(
-            f"--wsgi {reference} is {what} {name}{signature}, and {wanted}{advice}"
-        ) from error
-
-
-def _needs_nothing(signature: inspect.Signature) -> bool:
-    try:
-        signature.bind()
-    except TypeError:
-        return False
-    return True
