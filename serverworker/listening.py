@@ -10,10 +10,14 @@ from contextlib import suppress
 from twisted.logger import Logger
 
 from serverworker.monitor.activated import environment_at_start, take_activated
+from serverworker.monitor.certificates import Files, read_all
 from serverworker.monitor.ports import Ports
 from serverworker.observers.systemd import EXTEND_SECONDS, NotifySocket, extend_timeout
 from serverworker.processes.sockets import bind_all, describe_bound
+from serverworker.values.errors import ConfigurationError
+from serverworker.values.exit_status import ExitStatus
 from serverworker.values.settings import Settings
+from serverworker.values.tls import KeyPair
 
 _PATIENCE_SECONDS = 5.0
 """How much longer than a drain a port is waited for that the workers of a killed monitor still hold."""
@@ -64,3 +68,16 @@ def listen(settings: Settings, notify: NotifySocket | None) -> Ports:
                 configured=port.describe(),
             )
     return Ports({port.name: sockets[port.name] for port in owned}, activated)
+
+
+def read_certificates(settings: Settings) -> dict[Files, KeyPair]:
+    """The certificates of the ports that speak TLS.
+
+    Read while the service is made: before privileges are dropped, which may be what lets their keys be read. What is
+    wrong is told on stderr and ends the process with 78.
+    """
+    try:
+        return read_all(settings.tls)
+    except ConfigurationError as error:
+        sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
+        raise SystemExit(ExitStatus.CONFIG) from error

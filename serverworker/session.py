@@ -19,8 +19,9 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from serverworker.listening import descriptors, listen, memory_mib
+from serverworker.listening import descriptors, listen, memory_mib, read_certificates
 from serverworker.monitor.capacity import check_capacity
+from serverworker.monitor.certificates import Files
 from serverworker.monitor.exit_status import ExitStatusAtEnd
 from serverworker.monitor.ports import Ports
 from serverworker.monitor.session import Session
@@ -57,6 +58,7 @@ from serverworker.values.errors import (
 from serverworker.values.events import Fault
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.settings import Settings
+from serverworker.values.tls import KeyPair
 
 if TYPE_CHECKING:
     from serverworker.observers.notifications.observer import Notifications
@@ -74,6 +76,7 @@ def makeService(options: Options) -> MonitorService:
     turning: Any = reactor
     turning.seconds = time.monotonic
     settings = settle(options)
+    certificates = read_certificates(settings)
     conclude_check(options, settings)
     # Settled now: Twisted changes the current folder when it daemonises.
     folder = str(Path.cwd())
@@ -96,6 +99,7 @@ def makeService(options: Options) -> MonitorService:
         reactor=turning,
         settings=settings,
         read=lambda: _in_folder(options.settings(), folder),
+        certificates=certificates,
         ports=ports,
         surfaces=surfaces,
         notify=notify,
@@ -122,6 +126,7 @@ class MonitorService(Service):
         reactor: Any,
         settings: Settings,
         read: Callable[[], Settings],
+        certificates: Mapping[Files, KeyPair],
         ports: Ports,
         surfaces: OperatorSockets,
         notify: NotifySocket | None,
@@ -158,6 +163,7 @@ class MonitorService(Service):
             seed=random.SystemRandom().getrandbits(48),
             over=self._session_over,
             read=read,
+            certificates=certificates,
         )
 
     def setServiceParent(self, parent: Any) -> None:

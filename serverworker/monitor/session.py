@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, ensureDeferred, fail, succeed
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from serverworker.decisions import inputs
+from serverworker.monitor.certificates import Certificates, Files
 from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
 from serverworker.monitor.engine import Engine
@@ -38,6 +41,7 @@ from serverworker.values.events import Event, Told
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import PollingSettings, Settings, WorkersSettings
 from serverworker.values.state import Phase
+from serverworker.values.tls import KeyPair
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 
@@ -67,16 +71,20 @@ class Session:
         seed: int,
         over: Callable[[int], object],
         read: Callable[[], Settings] | None = None,
+        certificates: Mapping[Files, KeyPair] | None = None,
         spawner: Spawner | None = None,
         role: ProcessRole = THIS_PROCESS,
     ) -> None:
         """`over(status)` is called when all is gone; `read` reads options and file anew for a restart.
 
-        Raises `AlreadyLaunched` where a monitor runs already.
+        `certificates` are those of the ports that speak TLS, as `certificates.read_all` has read them. Raises `AlreadyLaunched` where a monitor runs already.
         """
         role.take("monitor")
         self.reactor = reactor
-        self.configuration = Configuration(settings, ports, read)
+        self.certificates = Certificates(
+            certificates or {}, clock=reactor, publish=stream.publish, in_thread=self._in_thread
+        )
+        self.configuration = Configuration(settings, ports, read and partial(self._read_anew, read))
         self.stream = stream
         self.handlers = Handlers()
         self.console_commands = ConsoleCommands(OWN_COMMANDS)
@@ -156,6 +164,7 @@ class Session:
         self.stream.publish(
             events.SessionStarted(pid=os.getpid(), ports=self.ports(), state_directory=state_directory)
         )
+        self.certificates.start(self.settings.tls, self._hand_over_certificates)
         if agent is not None:
             self._set_up(agent)
         self.engine.happened(inputs.Start())
@@ -209,10 +218,12 @@ class Session:
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
         if self._agent_ready is not None:
             await self._agent_ready
+        settings = self.configuration.of(generation)
         return {
-            "settings": self.configuration.of(generation).for_worker(),
+            "settings": settings.for_worker(),
             "generation": generation,
             "key": self.key,
+            "tls": self.certificates.for_worker(settings.tls),
         }
 
     def _join_answer(self, worker: int, generation: int) -> Deferred[dict[str, Any]]:
@@ -243,6 +254,7 @@ class Session:
             self.configuration.take_back()
             return
         self.configuration.keep()
+        self.certificates.settle(self.settings.tls)
         self._watches.stop()
         self._watches = Watches(self.reactor, self.engine, self.settings, self._chance)
         self._watches.start()
@@ -255,6 +267,21 @@ class Session:
         needed = (self.engine.state.generation, restart.generation if restart is not None else 0)
         self._recipes = {each: recipe for each, recipe in self._recipes.items() if each in needed}
         self._ports.close_former([port.socket for recipe in self._recipes.values() for port in recipe.ports])
+
+    def _read_anew(self, read: Callable[[], Settings]) -> Settings:
+        fresh = read()
+        self.certificates.read_anew(fresh.tls)
+        return fresh
+
+    def _hand_over_certificates(self) -> None:
+        for worker in self.engine.state.workers:
+            process = self.engine.process(worker.id)
+            if process is not None and worker.alive:
+                settings = self.configuration.of(worker.generation)
+                process.use_certificates(self.certificates.for_worker(settings.tls))
+
+    def _in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call)
 
     def subscribe(self, callback: Callable[[Told], Any], *kinds: type[Event]) -> Callable[[], None]:
         """See `Monitor.subscribe`."""
@@ -355,6 +382,7 @@ class Session:
     async def _end(self) -> None:
         """One step after the other; none may take for ever, and none stops the next."""
         self._watches.stop()
+        self.certificates.stop()
         await self._step("the monitor's exit handlers", lambda: self._exits)
         for close in reversed(self._closers):
             await self._step(getattr(close, "__qualname__", "an observer"), close)

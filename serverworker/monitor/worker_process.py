@@ -175,6 +175,16 @@ class WorkerProcess(CommandLocator):
 
         self.link.ask(command, _ASK_SECONDS, **arguments).addErrback(failed)
 
+    def use_certificates(self, tls: dict[str, Any]) -> None:
+        """Have new connections served with these; a worker that cannot is told of, and serves with what it had."""
+
+        def failed(failure: Failure) -> None:
+            # All else is the end of the link, which is somebody else's news.
+            if failure.check(commands.CommandFailed):
+                self._owner.noted(self.id, f"the new certificate is not served: {failure.getErrorMessage()}")
+
+        self.link.ask(commands.UseCertificates, _ASK_SECONDS, tls=tls).addErrback(failed)
+
     def ping(self) -> Deferred[Any]:
         """Ask whether its reactor turns."""
         return self.link.ask(commands.Ping, _PING_SECONDS)

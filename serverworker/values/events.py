@@ -7,6 +7,7 @@ from typing import get_args
 from attrs import frozen
 
 from serverworker.values.causes import Beat, Cause, RequestInFlight
+from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.errors import ErrorRecord
 
 
@@ -374,6 +375,8 @@ Event = (
     | RestartFailed
     | PollingChanged
     | PortChanged
+    | CertificateInUse
+    | CertificateExpiring
     | CommandFinished
     | OutputDropped
     | OperatorAction

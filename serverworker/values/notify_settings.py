@@ -170,7 +170,7 @@ class NotifySettings:
     """``[notify]``: of what mail and webhook tell, and how much. They are read when a session starts."""
 
     events: tuple[str, ...] = field(
-        default=("WorkerDied", "RestartFailed", "Fault", "SessionEnding"),
+        default=("WorkerDied", "RestartFailed", "Fault", "CertificateExpiring", "SessionEnding"),
         validator=_EventsRule(),
         converter=_as_tuple,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from serverworker.values import events
 from serverworker.values.causes import RequestInFlight
+from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.events import Event
 
 _SHOWN_REQUESTS = 3
@@ -188,6 +189,30 @@ def _port_changed(event: events.PortChanged) -> Row:
     return "info", f"port {event.name} is {event.description} from the next restart on"
 
 
+def _certificate_in_use(event: CertificateInUse) -> Row:
+    return "info", (
+        f"{_ports(event.ports)} with TLS by the certificate in {event.certificate}, for {event.subject}, valid until "
+        f"{event.until}"
+    )
+
+
+def _certificate_expiring(event: CertificateExpiring) -> Row:
+    if event.seconds <= 0:
+        return "error", (
+            f"the certificate in {event.certificate}, for {event.subject}, has expired, at {event.until}, and "
+            f"{_ports(event.ports)} with it: clients refuse it; renew it, it is taken over as soon as its file has changed"
+        )
+    left = event.seconds / 86400
+    return "warn", (
+        f"the certificate in {event.certificate}, for {event.subject}, expires in {left:.1f} days, at {event.until}, "
+        f"and {_ports(event.ports)} with it: renew it, it is taken over as soon as its file has changed"
+    )
+
+
+def _ports(names: tuple[str, ...]) -> str:
+    return f"port {names[0]} answers" if len(names) == 1 else f"ports {', '.join(names)} answer"
+
+
 def _command_finished(event: events.CommandFinished) -> Row:
     if event.status == 0:
         return "info", f"command done: {event.command}"
@@ -291,6 +316,8 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.RestartFailed: _restart_failed,
     events.PollingChanged: _polling_changed,
     events.PortChanged: _port_changed,
+    CertificateInUse: _certificate_in_use,
+    CertificateExpiring: _certificate_expiring,
     events.CommandFinished: _command_finished,
     events.OutputDropped: _output_dropped,
     events.OperatorAction: _operator_action,

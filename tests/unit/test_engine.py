@@ -84,7 +84,8 @@ class StartTests(EngineTestCase):
         answer = self.process(1).join()
         self.reactor.turn()
         self.assertEqual(
-            self.successResultOf(answer), {"settings": {"of": 1}, "generation": 1, "key": "the key"}
+            self.successResultOf(answer),
+            {"settings": {"of": 1}, "generation": 1, "key": "the key", "tls": None},
         )
         self.assertEqual(self.joined, [(1, 1)])
 

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from serverworker.observers.log import LogObserver
 from serverworker.values import causes, events
 from serverworker.values.causes import Beat, Cause, CauseKind
+from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import Event, Told
 from serverworker.values.sentences import sentence, source_of, traceback_of
@@ -224,6 +225,44 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "1 line of worker 3 is not in the log file /l, which could not take what was printed; it takes all again",
     ),
     (events.CommandFinished(command="git pull", status=0), "exec", LogLevel.info, "command done: git pull"),
+    (
+        CertificateInUse(
+            ports=("server",),
+            certificate="/etc/a.pem",
+            subject="example.org, www.example.org",
+            until="2030-01-02 03:04 UTC",
+        ),
+        "monitor",
+        LogLevel.info,
+        "port server answers with TLS by the certificate in /etc/a.pem, for example.org, www.example.org, valid until "
+        "2030-01-02 03:04 UTC",
+    ),
+    (
+        CertificateExpiring(
+            ports=("server", "socket"),
+            certificate="/etc/a.pem",
+            subject="example.org",
+            until="2030-01-02 03:04 UTC",
+            seconds=216000.0,
+        ),
+        "monitor",
+        LogLevel.warn,
+        "the certificate in /etc/a.pem, for example.org, expires in 2.5 days, at 2030-01-02 03:04 UTC, and ports server, "
+        "socket answer with it: renew it, it is taken over as soon as its file has changed",
+    ),
+    (
+        CertificateExpiring(
+            ports=("server",),
+            certificate="/etc/a.pem",
+            subject="example.org",
+            until="2030-01-02 03:04 UTC",
+            seconds=-1.0,
+        ),
+        "monitor",
+        LogLevel.error,
+        "the certificate in /etc/a.pem, for example.org, has expired, at 2030-01-02 03:04 UTC, and port server answers "
+        "with it: clients refuse it; renew it, it is taken over as soon as its file has changed",
+    ),
     (
         events.CommandFinished(command="git pull", status=128),
         "exec",

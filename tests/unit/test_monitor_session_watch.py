@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from serverworker.monitor import left_behind
+from serverworker.monitor import left_behind, shell_commands
 from serverworker.monitor import session as session_module
 from serverworker.monitor import watches as watches_module
 from serverworker.monitor.session import Session
@@ -193,7 +193,7 @@ class GuardianTests(WatchTestCase):
             started(2**22 + 99)
             return running
 
-        self.patch(session_module, "run", run)
+        self.patch(shell_commands, "run", run)
         session = self.start()
         result = Session.exec(session._session, "true", 5.0)
         self.assertEqual(self.guarded[-1], ("watch", 2**22 + 99))

@@ -379,7 +379,7 @@ configuration is fine
   dashboard.private_key = unset  (default)
   dashboard.hosts = none  (default)
   health.endpoint = unset  (default)
-  notify.events = 'WorkerDied', 'RestartFailed', 'Fault', 'SessionEnding'  (default)
+  notify.events = 'WorkerDied', 'RestartFailed', 'Fault', 'CertificateExpiring', 'SessionEnding'  (default)
   notify.group_seconds = 300  (default)
   notify.budget_per_hour = 20  (default)
   notify.key_at_start = false  (default)

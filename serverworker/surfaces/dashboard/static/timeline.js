@@ -24,6 +24,8 @@ const WORDS = {
   NotificationFailed: "telling",
   NotificationsDropped: "telling",
   Fault: "fault",
+  CertificateInUse: "certificate",
+  CertificateExpiring: "certificate",
 };
 export const KINDS = Object.keys(WORDS).concat("ServerRunning");
 
