@@ -55,7 +55,7 @@ class OwnAnswerEndpoint:
         accepted_by: Callable[[socket.socket], AcceptedBy],
         trouble: Callable[[], str],
     ) -> None:
-        """`accepted_by` tells who accepted a connection, given this side of it; `trouble` what is to be said where nobody did."""
+        """`accepted_by` tells who accepted a connection, given this side of it; `trouble` what is to be said where it did not."""
         self._clock = clock
         self._public = public
         self._accepted_by = accepted_by
@@ -80,9 +80,7 @@ class OwnAnswerEndpoint:
             if taker is AcceptedBy.OWN or (self.has_been_own and not left):
                 return waiting.give_to(factory)
             waiting.abort()
-        raise NotReached(
-            f"other workers' programs took all of {TRIES} connections: this one may not accept at all"
-        )
+        raise NotReached(f"{self._trouble()} (other workers' programs took all of {TRIES} connections)")
 
     async def _wait_for_taker(self, waiting: _Waiting) -> AcceptedBy:
         began, step = self._clock.seconds(), FIRST_STEP_SECONDS

@@ -262,7 +262,7 @@ class WordsTests(CommandTestCase):
         """What it has to do is told with its name."""
         host = self.started()
         self.patch(command_module, "is_stopped", lambda pid: False)
-        self.assertIn(f"{self.command} (pid {PID}) has to take its listening socket as", self.why(host))
+        self.assertIn(f"{self.command} (pid {PID}) accepts nothing on the port 'server': it has to", self.why(host))
 
     def test_no_more(self) -> None:
         """One that had accepted hangs."""

@@ -97,8 +97,8 @@ class CommandHost(Host):
         if self._endpoint is not None and self._endpoint.has_been_own:
             return f"the program (pid {program.pid}) does not accept any more: it hangs, or has stopped listening"
         return (
-            f"nobody accepts on the port 'server': {self._short} (pid {program.pid}) has to take its listening socket "
-            "as descriptor {fd} of the command, or by LISTEN_FDS, and may not bind the port itself"
+            f"{self._short} (pid {program.pid}) accepts nothing on the port 'server': it has to take its listening "
+            "socket, as descriptor {fd} of the command or by LISTEN_FDS, and may not bind the port itself"
         )
 
     # --- the end --------------------------------------------------------------------------------
