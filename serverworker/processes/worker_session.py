@@ -43,6 +43,8 @@ _TERM_SECONDS = 2.0
 """How long a worker that was sent SIGTERM waits for the monitor's answer."""
 _CRASH_EXIT_SECONDS = 5.0
 """How long a worker that crashes lets its exit handlers run, if the drain's deadline is not shorter."""
+_STOP_SECONDS = 0.5
+"""How long an application has to stop whose connections were cut short; the monitor kills two seconds after the deadline."""
 _ABORT_SECONDS = 1.2
 """How long connections that were cut short at the deadline have to write out what they hold, and to close."""
 
@@ -343,8 +345,13 @@ class WorkerSession(CommandLocator):
             if reason.kind is ExitKind.SESSION_END:
                 self._listeners.close_idle()
             await self._listeners.when_gone()
-        if self._application is not None:
-            await self._application.stop()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """End what the application had started; once."""
+        application, self._application = self._application, None
+        if application is not None:
+            await application.stop()
 
     def _leaving_failed(self, failure: Failure) -> None:
         self._note(f"{failure.getErrorMessage()}; what is left is cut short, and the exit goes on")
@@ -360,6 +367,11 @@ class WorkerSession(CommandLocator):
         listeners.abort()
         gone = within(self._reactor, _ABORT_SECONDS, "closing", listeners.when_gone())
         gone.addErrback(lambda _: None)
+        # Nor has the application heard of its end, where the deadline came first: a service, a lifespan.
+        gone.addCallback(
+            lambda _: within(self._reactor, _STOP_SECONDS, "stopping", ensureDeferred(self._stop()))
+        )
+        gone.addErrback(self._leaving_failed)
         gone.addCallback(lambda _: listeners.close())
         gone.addBoth(lambda _: self._farewell())
 

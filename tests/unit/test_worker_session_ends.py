@@ -102,13 +102,14 @@ class LeaveTests(WorkerSessionTestCase):
         self.assertEqual(self.ended[0], (0, False))
 
     def test_connections_at_the_deadline(self) -> None:
-        """Whoever is still connected at the deadline is disconnected."""
+        """Whoever is still connected at the deadline is disconnected; then the application is stopped all the same."""
         self.bring_up()
         client = self.client()
         self.leave()
         self.reactor.pass_seconds(31)
         self.assertEqual(self.ended[0], (0, False))
         self.assertEqual(client.recv(1), b"")
+        self.assertEqual(import_module(self.name).stopped, ["stopped", "factory"])
 
     def test_no_drain_waits_for_nobody(self) -> None:
         """Where nothing is to be waited for, connections are closed at once."""
