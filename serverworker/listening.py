@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 
 from twisted.logger import Logger
 
@@ -81,3 +82,14 @@ def read_certificates(settings: Settings) -> dict[Files, KeyPair]:
     except ConfigurationError as error:
         sys.stderr.write(f"serverworker cannot start:\n  {error}\n")
         raise SystemExit(ExitStatus.CONFIG) from error
+
+
+def check_extras(settings: Settings) -> None:
+    """Whether what the settings ask of the monitor is installed; else that is told on stderr and ends it with 78."""
+    if settings.app.reload and find_spec("watchfiles") is None:
+        sys.stderr.write(
+            "serverworker cannot start:\n"
+            f"  --reload needs watchfiles, which is not installed for {sys.executable}: "
+            f"{sys.executable} -m pip install 'serverworker[reload]'\n"
+        )
+        raise SystemExit(ExitStatus.CONFIG)

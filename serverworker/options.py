@@ -188,7 +188,8 @@ _OPTIONS = (
         " in $XDG_STATE_HOME or ~/.local/state).",
     ),
 )
-_NAMES = {option.key: f"--{option.name}" for option in _OPTIONS} | {"app.plugin": "--"}
+_NAMES = {option.key: f"--{option.name}" for option in _OPTIONS}
+_NAMES |= {"app.plugin": "--", "app.reload": "--reload"}
 
 
 class Options(usage.Options):
@@ -203,7 +204,8 @@ class Options(usage.Options):
     # Twisted would wrap it into one paragraph; `getUsage` adds ours as it is.
     longdesc = ""
     optFlags = [
-        ["check-config", None, "Say whether the configuration is fine and what it comes to, and exit."]
+        ["check-config", None, "Say whether the configuration is fine and what it comes to, and exit."],
+        ["reload", None, "For development: restart when the code has changed."],
     ]
     optParameters = [
         ["config", None, None, "The configuration file, serverworker.toml (default: none is read)."],
@@ -275,6 +277,8 @@ class Options(usage.Options):
             if (text := self[option.name]) is not None:
                 table, _, name = option.key.rpartition(".")
                 (data.setdefault(table, {}) if table else data)[name] = option.convert(text)
+        if self["reload"]:
+            data.setdefault("app", {})["reload"] = True
         if self._plugin:
             data.setdefault("app", {})["plugin"] = list(self._plugin)
         if self._ports:

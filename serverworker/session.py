@@ -19,11 +19,12 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import ILogObserver, Logger
 from twisted.python.failure import Failure
 
-from serverworker.listening import descriptors, listen, memory_mib, read_certificates
+from serverworker.listening import check_extras, descriptors, listen, memory_mib, read_certificates
 from serverworker.monitor.capacity import check_capacity
 from serverworker.monitor.certificates import Files
 from serverworker.monitor.exit_status import ExitStatusAtEnd
 from serverworker.monitor.ports import Ports
+from serverworker.monitor.reload import open_reload
 from serverworker.monitor.session import Session
 from serverworker.monitor.stream import EventStream, ignore_lines
 from serverworker.monitoring import Monitoring
@@ -77,6 +78,7 @@ def makeService(options: Options) -> MonitorService:
     turning.seconds = time.monotonic
     settings = settle(options)
     certificates = read_certificates(settings)
+    check_extras(settings)
     conclude_check(options, settings)
     # Settled now: Twisted changes the current folder when it daemonises.
     folder = str(Path.cwd())
@@ -219,6 +221,8 @@ class MonitorService(Service):
         self.session.at_end(reports.drain)
         self._open_notifications(state, monitoring)
         self._tell_service_manager()
+        if self._settings.app.reload:
+            open_reload(self.session)
         operators = self._operators(state, monitoring.session_id)
         operators.open()
         self._open_console(operators.desk)

@@ -57,6 +57,8 @@ class Configuration:
         fixed = [name for name in _FIXED if name in changed]
         if fresh.workers.bind != self.settings.workers.bind:
             fixed.append("workers.bind")
+        if fresh.app.reload != self.settings.app.reload:
+            fixed.append("app.reload")
         if fixed:
             raise ConfigurationError(
                 f"{', '.join(fixed)}: cannot be changed while the session runs: start a new one"

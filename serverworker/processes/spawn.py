@@ -22,6 +22,10 @@ from serverworker.values.settings import AppSettings
 _NEVER_PASSED_ON = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 """What the names of variables begin with that are for the monitor alone; a new systemd has new ones."""
 
+_FOR_RELOAD = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""Python takes a .pyc for current whose source has the same size and was changed in the same second: in development that
+is the edit before this one."""
+
 WORKER_VARIABLE = "SERVERWORKER_WORKER"
 """The worker's id, in its environment and so in that of all that it starts: what it leaves behind is known by it."""
 
@@ -64,7 +68,7 @@ def resolve_recipe(
     return Recipe(
         python=python,
         directory=str(directory),
-        environment={**passed_on(environment), **app.environment},
+        environment={**passed_on(environment), **(_FOR_RELOAD if app.reload else {}), **app.environment},
         ports=ports,
         shares=shares,
         reactor="default" if app.asgi is None else "asyncio",

@@ -12,7 +12,6 @@ from typing import Any
 from attrs import asdict, evolve
 from twisted.internet.defer import TimeoutError, ensureDeferred
 from twisted.logger import Logger, globalLogPublisher
-from twisted.protocols.amp import CommandLocator
 from twisted.python.failure import Failure
 
 from serverworker.processes.access_log import access_log_for
@@ -22,6 +21,7 @@ from serverworker.processes.board import RequestBoard
 from serverworker.processes.exit_handlers import ExitHandlers
 from serverworker.processes.health import heartbeat_for
 from serverworker.processes.heartbeat import Heartbeat
+from serverworker.processes.imported_files import CodeAnswers
 from serverworker.processes.listeners import Listeners, Port
 from serverworker.processes.server_worker import ServerWorker
 from serverworker.processes.shares import Shares
@@ -49,7 +49,7 @@ _ABORT_SECONDS = 1.2
 """How long connections that were cut short at the deadline have to write out what they hold, and to close."""
 
 
-class WorkerSession(CommandLocator):
+class WorkerSession(CodeAnswers):
     """One worker's run, from its first words to its exit."""
 
     _log = Logger(namespace="serverworker.worker")
@@ -342,7 +342,8 @@ class WorkerSession(CommandLocator):
             self._begin_drain(reason)
         await self._exit_handlers.run(reason, seconds)
         if self._listeners is not None and drain:
-            if reason.kind is ExitKind.SESSION_END:
+            # Nor is whoever develops to have one more answer of the old code in a browser that was idle.
+            if reason.kind is ExitKind.SESSION_END or self._settings.app.reload:
                 self._listeners.close_idle()
             await self._listeners.when_gone()
         await self._stop()

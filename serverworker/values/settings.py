@@ -97,8 +97,13 @@ class AppSettings:
     """Added to the workers' environment."""
     version: str | None = rules.text("one line of text, such as '2.4.1'")
     """What surfaces call the code that is deployed; the application may say it itself (`ServerWorker.version`)."""
+    reload: bool = rules.flag(False)
+    """Whether a change of the code restarts (``--reload``, for development). Settled at the session's start."""
 
     def __attrs_post_init__(self) -> None:
+        if self.reload and self.command is not None:
+            text = "watches what Python modules the workers import, and app.command is a program of its own: leave it out"
+            raise InvalidSettings([Problem("app.reload", text)])
         given = [name for name in _KINDS_OF_APPLICATION if getattr(self, name)]
         if len(given) > 1:
             text = f"there is an application already, by {', '.join(f'app.{name}' for name in given[:-1])}: give one"

@@ -92,6 +92,12 @@ class UseCertificates(_Asked):
     arguments = [(b"tls", LargeJSON())]
 
 
+class ImportedFiles(_Asked):
+    """Which source files of the application are imported? For ``--reload``."""
+
+    response = [(b"files", LargeJSON())]
+
+
 # Worker to monitor
 
 

@@ -24,6 +24,7 @@ agent = "mysite.session:Wiki"
 directory = "/srv/mysite/current"
 python = "/srv/mysite/venv/bin/python"
 version = "2.4.1"
+reload = true
 [app.environment]
 DATABASE = "x"
 [ports]

@@ -334,6 +334,7 @@ configuration is fine
   app.python = unset  (default)
   app.environment = 'A B', TOKEN  (a.toml)
   app.version = unset  (default)
+  app.reload = false  (default)
   ports.server = 'tcp:82'  (command line)
   ports.socket = 'tcp:81'  (a.toml)
   workers.count = 2  (command line)
