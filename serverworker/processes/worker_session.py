@@ -79,6 +79,7 @@ class WorkerSession(CodeAnswers):
         self._ending = False
         self._crashed = False
         self._terminated = False
+        self._is_late = False
         self._has_left = False
         self._settings = Settings()
         self._listeners: Listeners | None = None
@@ -346,7 +347,8 @@ class WorkerSession(CodeAnswers):
             if reason.kind is ExitKind.SESSION_END or self._settings.app.reload:
                 self._listeners.close_idle()
             await self._listeners.when_gone()
-        await self._stop()
+        if not self._is_late:  # then this was called off, and `_left` sees to it
+            await self._stop()
 
     async def _stop(self) -> None:
         """End what the application had started; once."""
@@ -355,6 +357,7 @@ class WorkerSession(CodeAnswers):
             await application.stop()
 
     def _leaving_failed(self, failure: Failure) -> None:
+        self._is_late = True
         self._note(f"{failure.getErrorMessage()}; what is left is cut short, and the exit goes on")
         if not failure.check(TimeoutError):
             self._log.failure("leaving failed; the exit goes on", failure=failure)

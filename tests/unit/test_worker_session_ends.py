@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from serverworker.processes.application import Application
 from serverworker.processes.drain import Tracked
 from serverworker.values.causes import Beat
 from serverworker.wire import commands
@@ -110,6 +111,46 @@ class LeaveTests(WorkerSessionTestCase):
         self.assertEqual(self.ended[0], (0, False))
         self.assertEqual(client.recv(1), b"")
         self.assertEqual(import_module(self.name).stopped, ["stopped", "factory"])
+
+    def test_stop_after_the_deadline(self) -> None:
+        """An application that is stopped late is stopped behind its connections, and has a moment for it."""
+        self.bring_up()
+        client = self.client()
+        module: Any = import_module(self.name)
+        stopping: Deferred[None] = Deferred()
+        done: list[str] = []
+
+        async def stop(application: Application) -> None:
+            listeners = self.session._listeners
+            assert listeners is not None
+            done.append(f"stopped with {listeners.open_connections} connections")
+            await stopping
+
+        self.patch(Application, "stop", stop)
+        self.leave()
+        self.reactor.pass_seconds(30.1)
+        self.assertEqual((done, self.ended), (["stopped with 0 connections"], []))
+        stopping.callback(None)
+        self.reactor.turn()
+        self.assertEqual(self.ended[0], (0, False))
+        self.assertEqual((client.recv(1), module.stopped), (b"", ["factory"]))
+
+    def test_stop_without_an_end(self) -> None:
+        """One that is not stopped in time keeps nobody."""
+        self.bring_up()
+        client = self.client()
+
+        async def stop(application: Application) -> None:
+            await Deferred()
+
+        self.patch(Application, "stop", stop)
+        self.leave()
+        self.reactor.pass_seconds(30.4)
+        self.assertEqual(self.ended, [])
+        self.reactor.pass_seconds(0.3)
+        self.assertEqual(self.ended[0], (0, False))
+        self.assertIn("stopping has not finished within 0.5 s", " ".join(self.monitor.notes()))
+        client.close()
 
     def test_no_drain_waits_for_nobody(self) -> None:
         """Where nothing is to be waited for, connections are closed at once."""
