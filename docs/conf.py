@@ -23,7 +23,7 @@ html_title = f"serverworker {release}"
 nitpicky = True
 nitpick_ignore_regex = [
     # The build reaches no other project's inventory, so names of others cannot be linked.
-    (r"py:.*", r"(collections|twisted|treq|klein|zope|attrs?)\..*"),
+    (r"py:.*", r"(collections|socket|twisted|treq|klein|zope|attrs?)\..*"),
     (r"py:.*", r"<InterfaceClass .*>"),  # an interface of Twisted's in a signature
 ]
 
