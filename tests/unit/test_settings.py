@@ -439,7 +439,10 @@ class JSONTests(SynchronousTestCase):
     def test_shape(self) -> None:
         """It is the shape of the configuration file, so that one reader serves both."""
         told = Settings(app=AppSettings(resource="a:b")).as_json()
-        self.assertEqual(told["app"], {"resource": "a:b", "wsgi_threads": 10, "reload": False, "plugin": (), "environment": {}})
+        self.assertEqual(
+            told["app"],
+            {"resource": "a:b", "wsgi_threads": 10, "reload": False, "plugin": (), "environment": {}},
+        )
         self.assertEqual(told["ports"], {"server": "tcp:8080"})
         self.assertNotIn("state_directory", told)
 
