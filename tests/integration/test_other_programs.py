@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 
-from tests.integration.sessions import SessionTestCase, is_alive, wait_until
+from twisted.trial.unittest import SynchronousTestCase
+
+from serverworker.processes.hosts import exec_shim
+from tests.integration.sessions import LONG, SessionTestCase, is_alive, wait_until
 from tests.integration.test_applications import free_port
 
 SERVE = """
@@ -13,7 +17,6 @@ SERVE = """
 
     assert int(os.environ["LISTEN_PID"]) == os.getpid() == os.getpgid(0), "the shim has not set them"
     assert os.environ["LISTEN_FDNAMES"] == "server", os.environ
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "SIGINT is ignored"
     listening = socket.socket(fileno=int(sys.argv[1]))
     listening.setblocking(True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
@@ -27,6 +30,40 @@ SERVE = """
             connection.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
     """
 """A server in a few lines. It does nothing beside: not even a request at a time may hang."""
+
+
+class ShimTests(SynchronousTestCase):
+    """What stands in front of a program, in its process."""
+
+    def run_shim(self, *words: str, **variables: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-E", exec_shim.__file__, *words],
+            env={"PATH": "/usr/bin:/bin", **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LONG,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def test_for_whom(self) -> None:
+        """The sockets are for the process itself; where none are promised, nothing is said."""
+        script = ("/bin/sh", "sh", "-c", "echo $$ $LISTEN_PID")
+        pid, told = self.run_shim(*script, LISTEN_FDS="1")[1].split()
+        self.assertEqual(pid, told)
+        self.assertEqual(len(self.run_shim(*script)[1].split()), 1)
+
+    def test_signals(self) -> None:
+        """Nothing is ignored: not what Python ignores, and so what it starts."""
+        self.assertRegex(self.run_shim("/bin/grep", "grep", "SigIgn", "/proc/self/status")[1], r":\s+0+\n")
+
+    def test_cannot_be_run(self) -> None:
+        """What the system refuses is told on stderr, with a shell's own status for it."""
+        self.assertEqual(
+            self.run_shim(exec_shim.__file__),
+            (126, f"{exec_shim.__file__} cannot be run: Permission denied\n"),
+        )
 
 
 class CommandTests(SessionTestCase):

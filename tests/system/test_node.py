@@ -6,6 +6,7 @@ import shutil
 import signal
 from unittest import SkipTest
 
+from tests.integration.programs import CHECKOUT
 from tests.integration.sessions import is_alive, wait_until
 from tests.system import SKIP
 from tests.system.command_proof import CommandProof, program_of
@@ -89,6 +90,13 @@ class NodeTests(CommandProof):
         """No request fails, with one worker and with two."""
         self.check_restart_under_load(self.begin())
         self.check_restart_under_load(self.begin("--workers", "2"))
+
+    def test_documented(self) -> None:
+        """The example of the documentation loses no request either, on new connections or kept ones."""
+        text = (CHECKOUT / "docs" / "howto" / "code" / "server.js").read_text()
+        session = self.session("--command", "node server.js {fd}", folder=self.folder(server__js=text))
+        session.serving()
+        self.check_restart_under_load(session)
 
     def test_bad_deploy(self) -> None:
         """Code that cannot be loaded is dropped; the old one goes on."""

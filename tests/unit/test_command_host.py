@@ -185,6 +185,7 @@ class EndOfItsOwnTests(CommandTestCase):
             self.worker.exit_handlers.clear()
             self.started()
             self.exits(status)
+            self.reactor.advance(VERDICT_SECONDS - 0.1)
             self.assertEqual(self.told, [])
             self.assertIsNone(self.end(ExitKind.SESSION_END))
             self.reactor.advance(VERDICT_SECONDS)
@@ -241,8 +242,10 @@ class LeavingTests(CommandTestCase):
 
     def test_gone_already(self) -> None:
         """No signal is sent to a pid that may be another's by now."""
-        self.started()
+        host = self.started()
         self.exits(7 << 8)
+        assert host._program is not None
+        host._program.kill()
         self.assertIsNone(self.end(ExitKind.CRASH))
         self.assertEqual([each for each in self.signals if each[0] != "set"], [])
 
@@ -262,7 +265,9 @@ class WordsTests(CommandTestCase):
         """What it has to do is told with its name."""
         host = self.started()
         self.patch(command_module, "is_stopped", lambda pid: False)
-        self.assertIn(f"{self.command} (pid {PID}) accepts nothing on the port 'server': it has to", self.why(host))
+        self.assertIn(
+            f"{self.command} (pid {PID}) accepts nothing on the port 'server': it has to", self.why(host)
+        )
 
     def test_no_more(self) -> None:
         """One that had accepted hangs."""
