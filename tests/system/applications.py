@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import ClassVar
 
 from tests.integration.sessions import SessionTestCase, TestSession, wait_until
@@ -50,6 +51,9 @@ class ApplicationProof(SessionTestCase):
         """The application's files, by name."""
         raise NotImplementedError
 
+    def prepare(self, folder: Path) -> None:
+        """What else the application needs there, such as its database."""
+
     def begin(self, *more: str) -> TestSession:
         """A session with this application, an agent beside it, and a standby that waits."""
         folder = self.folder()
@@ -57,6 +61,7 @@ class ApplicationProof(SessionTestCase):
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        self.prepare(folder)
         options = ("--config", "proof.toml", "--agent", "exit_agent:Agent", *more)
         words = self.options
         session = self.session(*(options + words if "--" in words else words + options), folder=folder)
@@ -134,12 +139,12 @@ class ApplicationProof(SessionTestCase):
         self.assertEqual(([], []), (new.failures, kept.failures))
         self.assertEqual([], [event for event in session.events if event["event"] == "WorkerDied"])
 
-    def check_bad_deploy(self, session: TestSession, bad: str = "import nothing_of_that_name\n") -> None:
+    def check_bad_deploy(self, session: TestSession, module: str = "") -> None:
         """Broken code is dropped and reported while the old one goes on; the good one takes over again."""
-        path = session.folder / self.module
+        path = session.folder / (module or self.module)
         good = path.read_text()
         with self.clients(session) as clients:
-            path.write_text(bad)
+            path.write_text("import nothing_of_that_name\n")
             after = len(session.events)
             session.process.send_signal(signal.SIGHUP)
             session.wait_for("RestartFailed", after=after)
