@@ -236,9 +236,7 @@ class CertificatesTests(FilesTestCase):
                 ) from error
 
         read = read_all(self.settings)
-        self.patch(
-            __import__("serverworker.monitor.certificates", fromlist=["x"]), "read_key_pair", forbidden
-        )
+        self.patch(certificates, "read_key_pair", forbidden)
         made = Certificates(read, clock=self.clock, publish=self.told.append, in_thread=self.in_thread)
         made.start(self.settings, self.count)
         self.addCleanup(made.stop)
