@@ -44,6 +44,8 @@ class ApplicationProof(SessionTestCase):
     """Those that name the application, such as ``("--wsgi", "shop:app")``."""
     module: ClassVar[str]
     """The file that a deploy replaces, such as ``shop.py``."""
+    bad: ClassVar[str] = "import nothing_of_that_name\n"
+    """Code that cannot be loaded, and whose error has that name in it."""
     hangs: ClassVar[int] = 1
     """How many requests of ``/hang`` it takes until nothing else is answered."""
 
@@ -144,7 +146,7 @@ class ApplicationProof(SessionTestCase):
         path = session.folder / (module or self.module)
         good = path.read_text()
         with self.clients(session) as clients:
-            path.write_text("import nothing_of_that_name\n")
+            path.write_text(self.bad)
             after = len(session.events)
             session.process.send_signal(signal.SIGHUP)
             session.wait_for("RestartFailed", after=after)
