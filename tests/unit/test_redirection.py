@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.internet import TCPServer
 from twisted.application.strports import service
@@ -58,8 +58,8 @@ class RedirectionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor: Any = Reactor()
-        self.worker: Any = Worker(self.reactor)
-        self.redirection = Redirection(self.worker, "the plugin web")
+        self.worker = Worker(self.reactor)
+        self.redirection = Redirection(cast(Any, self.worker), "the plugin web")
         self.redirection.install()
         self.factory = Factory()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import CannotListenError
@@ -29,7 +29,7 @@ class Redirection:
     def __init__(self, worker: ServerWorker, who: str) -> None:
         """`who` listens, such as ``the plugin web``."""
         self._worker = worker
-        self._reactor: Any = worker.reactor
+        self._reactor = cast(Any, worker.reactor)
         self._who = who
         self._ports = {name: parse_port(name, text) for name, text in worker.ports.items()}
         self._listen_tcp = self._reactor.listenTCP
