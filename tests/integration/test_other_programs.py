@@ -61,7 +61,7 @@ class ShimTests(SynchronousTestCase):
     def test_cannot_be_run(self) -> None:
         """What the system refuses is told on stderr, with a shell's own status for it."""
         self.assertEqual(
-            self.run_shim(exec_shim.__file__),
+            self.run_shim(exec_shim.__file__, "x"),
             (126, f"{exec_shim.__file__} cannot be run: Permission denied\n"),
         )
 

@@ -62,6 +62,7 @@ class NodeTests(CommandProof):
     skip = SKIP
     options = ("--command", "node server.js {fd}")
     module = "server.js"
+    bad = "require('nothing_of_that_name');\n"
 
     def setUp(self) -> None:
         if shutil.which("node") is None:
@@ -100,7 +101,7 @@ class NodeTests(CommandProof):
 
     def test_bad_deploy(self) -> None:
         """Code that cannot be loaded is dropped; the old one goes on."""
-        self.check_bad_deploy(self.begin(), bad="require('nothing_of_that_name');\n")
+        self.check_bad_deploy(self.begin())
 
     def test_drain(self) -> None:
         """A stream comes to its end, and a websocket is told that its server goes away."""

@@ -19,6 +19,8 @@ from serverworker.processes.poller import NotReached
 class Transport(StringTransport):
     """One that says which connection it is."""
 
+    protocol: Any = None
+
     def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number

@@ -121,7 +121,8 @@ class RunTests(PluginTestCase):
 
     def host(self, *numbers: int) -> PluginHost:
         self.service = self.maker.answer = Serving(self.reactor, list(numbers))
-        host: Any = load_plugin(["files"])
+        host = load_plugin(["files"])
+        assert isinstance(host, PluginHost)
         host.register(self.worker)
         return host
 

@@ -4,7 +4,7 @@
 is imported: the interpreter is started without site-packages, and has no longer to live than it takes (10 ms).
 """
 
-import _signal  # `signal` wraps it in enums, which take as long as all the rest
+import _signal  # type: ignore[import-not-found]  # `signal` wraps it in enums, which take as long as all the rest
 import posix
 import sys
 
