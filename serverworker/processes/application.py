@@ -38,7 +38,7 @@ class Application:
     async def load(self) -> None:
         """Import and build; register with the worker. Starts nothing."""
         agent = load_agent(self._settings.agent) if self._settings.agent else None
-        self._host = find_host(self._settings)
+        self._host = find_host(self._settings, self._worker)
         self._host.broken = self._broken
         self._host.startup_seconds = self._startup_seconds
         self._host.register(self._worker)

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import LogPublisher, globalLogPublisher
 from twisted.python.log import logfile
-from twisted.web.http import HTTPFactory
+from twisted.web.http import HTTPFactory, datetimeToLogString
 
 from serverworker.processes.uncaught import UncaughtErrors
 from serverworker.processes.worker_log import WorkerLog
@@ -30,6 +30,8 @@ def spare_unseen_lines(factory: IProtocolFactory, publisher: LogPublisher = glob
 
     def log(request: Any) -> None:
         if getattr(site, "logFile", None) is not logfile or not _is_seen_by_us_alone(publisher):
+            # Twisted takes the reactor's clock for the time of day; a worker's is monotonic.
+            site._logDateTime = datetimeToLogString()
             HTTPFactory.log(site, request)
 
     site.log = log

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.testing import MemoryReactor
 
 from serverworker.processes.application import Application
 from serverworker.values.errors import ApplicationError
@@ -16,6 +17,9 @@ class Worker:
     """The part of a ServerWorker that is used here."""
 
     def __init__(self) -> None:
+        self.reactor = MemoryReactor()
+        self.ports = {"server": "tcp:8080"}
+        self.sockets: dict[str, Any] = {}
         self.listens: dict[str, Any] = {}
         self.notes: list[str] = []
 

@@ -7,6 +7,7 @@ from typing import Any
 from klein import Klein
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, ensureDeferred, succeed
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -23,6 +24,7 @@ from serverworker.processes.hosts.resource import (
     load,
 )
 from serverworker.values.errors import ApplicationError
+from tests.unit.test_redirection import Worker
 from tests.unit.written_modules import ModulesTestCase
 
 
@@ -323,15 +325,20 @@ class LifeTests(HostTestCase):
         self.done(host.stop())
 
 
+def script_worker() -> Any:
+    """The worker of a module that may listen when it is imported."""
+    return Worker(MemoryReactor())
+
+
 class LoadTests(ModulesTestCase):
     """From the name of an application to its host."""
 
     def test_load(self) -> None:
         """What was named is imported, and its kind is found."""
         self.module("shop.web", "from twisted.web.resource import Resource\nroot = Resource()")
-        self.assertEqual(load("shop.web:root").description, "Resource shop.web:root")
+        self.assertEqual(load("shop.web:root", script_worker()).description, "Resource shop.web:root")
 
     def test_not_there(self) -> None:
         """What is not there is told of the option ``--app``."""
-        error = self.assertRaises(ApplicationError, load, "no_shop.web:root")
+        error = self.assertRaises(ApplicationError, load, "no_shop.web:root", script_worker())
         self.assertIn("--app no_shop.web:root: there is no module 'no_shop'", str(error))

@@ -130,7 +130,7 @@ class RedirectionTests(SynchronousTestCase):
         self.reactor.listenTCP(9999, self.factory)
         self.reactor.listenTCP(4321, self.factory, 7, "10.0.0.1")
         self.reactor.listenTCP(8081, self.factory)
-        self.reactor.listenTCP(4321, self.factory, interface="localhost")
+        self.reactor.listenTCP(4321, self.factory, interface="somewhere")
         self.reactor.listenUNIX("/run/other.sock", self.factory, mode=0o600)
         self.assertEqual(
             self.redirection.left,
@@ -138,7 +138,7 @@ class RedirectionTests(SynchronousTestCase):
                 "tcp:9999",
                 "tcp:4321:interface=10.0.0.1",
                 "tcp:8081",
-                "tcp:4321:interface=localhost",
+                "tcp:4321:interface=somewhere",
                 "unix:/run/other.sock",
             ],
         )

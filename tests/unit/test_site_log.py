@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet.protocol import Factory
@@ -20,13 +21,15 @@ from serverworker.processes.worker_log import WorkerLog
 class SiteLogTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.made: list[object] = []
+        self.moments: list[str] = []
         self.publisher: Any = LogPublisher(WorkerLog(io.StringIO()), UncaughtErrors(lambda record: None))
 
     def site(self, kind: type[Site] = Site) -> Any:
         """A site that is served, and whose lines are noted."""
 
-        def line(timestamp: object, request: object) -> str:
+        def line(timestamp: str, request: object) -> str:
             self.made.append(request)
+            self.moments.append(timestamp)
             return "line"
 
         site: Any = kind(Resource(), logFormatter=line)
@@ -53,6 +56,14 @@ class SiteLogTests(SynchronousTestCase):
         site.logFile = io.StringIO()
         site.log("request")
         self.assertEqual((self.made, site.logFile.getvalue()), (["request"], "line\n"))
+
+    def test_time_of_day(self) -> None:
+        """Its lines have the time of day, although the reactor's clock in a worker is none."""
+        site = self.site()
+        site._logDateTime = "[01/Jan/1970:00:00:00 +0000]"
+        site.logFile = io.StringIO()
+        site.log("request")
+        self.assertIn(f"/{datetime.now(UTC).year}:", self.moments[0])
 
     def test_own_way(self) -> None:
         """A site whose class logs in its own way is left alone, and so is what is no site."""

@@ -118,6 +118,8 @@ class WorkerSessionTestCase(ModulesTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = FakeReactor()
+        listening: Any = self.reactor
+        listening.listenTCP = listening.listenUNIX = None  # no application here listens by itself
         self.monitor = ListeningMonitor(self.reactor)
         self.heartbeats: list[FakeHeartbeat] = []
         self.ended: list[tuple[int, bool]] = []

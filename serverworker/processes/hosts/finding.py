@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from serverworker.processes.hosts.interface import Host
+from serverworker.processes.server_worker import ServerWorker
 from serverworker.values.settings import AppSettings
 
 
-def find_host(app: AppSettings) -> Host:
+def find_host(app: AppSettings, worker: ServerWorker) -> Host:
     """Import the application and make its host; `ApplicationError`, for its author, where that cannot be done.
 
     Each kind is imported where it is wanted: it may need an extra, and brings half a framework along.
@@ -30,7 +31,7 @@ def find_host(app: AppSettings) -> Host:
     from serverworker.processes.hosts.resource import AgentHost, SiteHost, load
 
     if app.resource is not None:
-        return load(app.resource)
+        return load(app.resource, worker)
     if app.agent is not None:
         return AgentHost()
     from serverworker.processes.welcome import welcome_site

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from serverworker.processes.server_worker import ServerWorker
 
 
+_LOOPBACK = {"localhost": "127.0.0.1"}
+
+
 class Redirection:
     """Stands in front of a worker's reactor, and takes over what is listened on."""
 
@@ -40,9 +43,14 @@ class Redirection:
         """What is listened on beside them, each as ``tcp:9999``."""
 
     def install(self) -> None:
-        """From now on, until the process ends."""
+        """From now on, until `remove`, or until the process ends."""
         self._reactor.listenTCP = self.listen_tcp
         self._reactor.listenUNIX = self.listen_unix
+
+    def remove(self) -> None:
+        """From now on the reactor listens by itself again."""
+        for name in ("listenTCP", "listenUNIX"):
+            vars(self._reactor).pop(name, None)
 
     def check(self) -> None:
         """Raises `ApplicationError` where something is listened on, and nothing of it is the session's."""
@@ -127,7 +135,8 @@ def _meet(own: PortSettings, interface: str) -> bool:
     if own.interface == interface:
         return True
     try:
-        addresses = [ip_address(each.partition("%")[0]) for each in (own.interface, interface) if each]
+        named = (_LOOPBACK.get(each, each.partition("%")[0]) for each in (own.interface, interface))
+        addresses = [ip_address(each) for each in named if each]
     except ValueError:
         return False  # a host's name, which the reactor may know
     return len(set(addresses)) <= 1 or any(each.is_unspecified for each in addresses)

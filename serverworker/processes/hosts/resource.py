@@ -13,6 +13,7 @@ from twisted.web.server import Site
 from serverworker.processes.awaiting import finished
 from serverworker.processes.hosts.guessing import fitting_option
 from serverworker.processes.hosts.interface import Host
+from serverworker.processes.hosts.script import ScriptHost, run_as_script
 from serverworker.processes.references import resolve, theirs
 from serverworker.values.errors import ApplicationError
 
@@ -99,12 +100,15 @@ class AgentHost(Host):
     description = "what the session agent listens with"
 
 
-def load(reference: str) -> Host:
+def load(reference: str, worker: ServerWorker) -> Host:
     """Import ``module:attribute`` and find out by interface what it is.
 
+    A module that listens on the port ``server`` when it is imported, as a script does, is the application itself.
     Raises `ApplicationError`, whose text is for the application's author.
     """
-    return host_for(resolve(reference, "--app"), reference)
+    with run_as_script(worker, reference) as script:
+        found = resolve(reference, "--app")
+    return ScriptHost(reference) if "server" in script.taken else host_for(found, reference)
 
 
 def host_for(application: Any, reference: str) -> Host:
