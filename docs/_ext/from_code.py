@@ -20,12 +20,13 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 from serverworker import options as command_line
+from serverworker.ctl import main as ctl
 from serverworker.decisions import life
 from serverworker.monitor import crash_store
 from serverworker.observers import journal, metric_families
 from serverworker.observers.notifications import message, webhook
 from serverworker.surfaces import operator_commands
-from serverworker.values import causes, event_json, events, exit_status, ports, reading, settings, state
+from serverworker.values import causes, event_json, events, exit_status, ports, reading, settings, state, tls
 from serverworker.values.rules import shown
 from serverworker.wire import control
 
@@ -34,6 +35,7 @@ _MODULES = (
     command_line,
     control,
     crash_store,
+    ctl,
     events,
     exit_status,
     life,
@@ -41,6 +43,7 @@ _MODULES = (
     ports,
     settings,
     state,
+    tls,
 )
 _DEFAULTS = settings.Settings()
 
@@ -147,20 +150,27 @@ def _make_keys() -> Iterator[str]:
     yield from _key("state_directory", settings.Settings, names)
     for table in attrs.fields(settings.Settings):
         kind: type[Any] = type(table.default)
-        if not attrs.has(kind):
-            continue
-        title = f"[{table.name}]"
-        yield from (title, "-" * len(title), "")
-        about = str(inspect.getdoc(kind)).removeprefix(f"``{title}``").lstrip(":. ")
-        yield from (f"{about[:1].upper()}{about[1:]}", "")
-        for attribute in attrs.fields(kind):
-            yield from _key(f"{table.name}.{attribute.name}", kind, names)
+        if attrs.has(kind):
+            yield from _keys_of(table.name, kind, names)
+    yield from _keys_of("tls.NAME", tls.TlsSettings, {})
+
+
+def _keys_of(table: str, kind: type[Any], names: dict[str, str]) -> Iterator[str]:
+    title = f"[{table}]"
+    yield from (title, "-" * len(title), "")
+    about = str(inspect.getdoc(kind)).removeprefix(f"``{title}``").lstrip(":. ")
+    yield from (f"{about[:1].upper()}{about[1:]}", "")
+    for attribute in attrs.fields(kind):
+        if attribute.name != "name":  # that of a port stands in the table's
+            yield from _key(f"{table}.{attribute.name}", kind, names)
 
 
 def _key(key: str, kind: type[Any], names: dict[str, str]) -> Iterator[str]:
-    default = _default(key)
+    attribute = attrs.fields_dict(kind)[key.rpartition(".")[2]]
+    made: Any = attribute.default
+    default = made.factory() if isinstance(made, attrs.Factory) else made  # type: ignore[arg-type]
     yield f".. confval:: {key}"
-    yield f"   :type: {_allowed(_attribute(key))}"
+    yield f"   :type: {_allowed(attribute)}"
     if default is not None and default != {}:
         yield f"   :default: {_written(default)}"
     yield from ("", f"   {_doc(kind, key.rpartition('.')[2]).replace('None:', 'Unset:')}")
@@ -210,6 +220,11 @@ def _make_exit_statuses() -> Iterator[str]:
 def _make_console() -> Iterator[str]:
     rows = [(f"``{command.usage}``", command.help) for command in operator_commands.COMMANDS]
     yield from _table(("command", "what it does"), [*rows, ("``help``", "all of these, and the agent's own")])
+
+
+def _make_ctl() -> Iterator[str]:
+    """What ``serverworkerctl --help`` prints."""
+    yield from (".. code-block:: text", "", *(f"   {line}" for line in ctl.USAGE.splitlines()), "")
 
 
 def _make_lives() -> Iterator[str]:
@@ -337,6 +352,7 @@ _MAKERS: dict[str, Callable[[], Iterator[str]]] = {
     "default-file": _make_default_file,
     "exit-statuses": _make_exit_statuses,
     "console": _make_console,
+    "ctl": _make_ctl,
     "lives": _make_lives,
     "life": _make_life,
     "crash-report": _make_crash_report,
