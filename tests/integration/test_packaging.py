@@ -27,6 +27,7 @@ SOURCES = (
     "MANIFEST.in",
     "README.rst",
     "benchmarks",
+    "deploy",
     "docs",
     "examples",
     "newsfragments",
