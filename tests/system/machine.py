@@ -5,6 +5,7 @@ The application's interpreter is Debian's own; Twisted and the package under tes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,9 +15,8 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-import twisted
-
 import serverworker
+import twisted
 from tests.integration.sessions import wait_until
 
 PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
@@ -30,6 +30,8 @@ VENV = "/srv/mysite/venv"
 SITE = "/srv/mysite"
 """The application's folder inside."""
 _PATHS = "/srv/run"
+_HIERARCHIES = ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+"""Where systemd keeps its processes apart: the first two of version 1, of which there may be both, or else version 2."""
 
 
 class MachineUnavailable(Exception):
@@ -62,6 +64,9 @@ class Machine:
         self.root = Path(tempfile.mkdtemp(prefix="machine-"))
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._groups = [
+            Path(each, self.root.name) for each in _HIERARCHIES if Path(each, "cgroup.procs").exists()
+        ]
         try:
             self._bootstrap()
             self._install()
@@ -120,8 +125,13 @@ class Machine:
             Path(serverworker.__file__).resolve().parents[1]: f"{_PATHS}/package",
             Path(twisted.__file__).resolve().parents[1]: f"{_PATHS}/library",
         }
+        # Groups of its own: two containers with a service of the same name would kill each other's processes.
+        enter = 'for each; do [ "$each" = -- ] && break; echo $$ > "$each/cgroup.procs" || exit; shift; done; shift; exec "$@"'
+        for group in self._groups:
+            group.mkdir()
         self._nspawn = subprocess.Popen(
             [
+                *("sh", "-c", enter, "sh", *map(str, self._groups), "--"),
                 "systemd-nspawn",
                 f"--directory={self.root}",
                 "--register=no",
@@ -210,6 +220,10 @@ class Machine:
                     os.kill(self._init, signal.SIGKILL)  # and with a namespace's process 1 all of it
             self._nspawn.wait(BOOT_SECONDS)
         wait_until(lambda: not Path(f"/proc/{self._init}").exists() or not self._init, "the container's end")
+        for group in self._groups:
+            for folder in [*sorted(group.glob("**/"), reverse=True)]:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -69,7 +69,7 @@ def free_port(first: int) -> int:
     """A number that nobody listens on, from `first` on."""
     for number in range(first, first + 100):
         with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.bind(("0.0.0.0", number))  # noqa: S104 - as the session will
+            probe.bind(("0.0.0.0", number))
             return number
     raise AssertionError(f"no free port from {first} on")
 
@@ -283,9 +283,8 @@ class SystemdTests(SynchronousTestCase):
         """`systemctl reload` fails, the journal says why, and what served goes on."""
         self.start()
         self.machine.write(f"{SITE}/mysite.py", "import nothing_at_all")
-        with self.load():
-            with self.assertRaises(AssertionError):
-                self.machine.run("systemctl", "reload", UNIT)
+        with self.load(), self.assertRaises(AssertionError):
+            self.machine.run("systemctl", "reload", UNIT)
         self.assertEqual(self.machine.show(UNIT, "ActiveState"), "active")
         self.assertIn("nothing_at_all", self.machine.journal(UNIT))
 
