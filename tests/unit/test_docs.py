@@ -193,7 +193,7 @@ class PagesTests(SynchronousTestCase):
 
     def test_operators_commands(self) -> None:
         """Each command for ``serverworkerctl`` in a page is one that there is."""
-        known = [command.words for command in COMMANDS] + [("help",), ("completion",)]
+        known = [command.words for command in COMMANDS] + [("help",), ("completion",), ("systemd",)]
         number = 0
         for page in pages():
             for words in typed(page.read_text()):
