@@ -41,8 +41,8 @@ class Certified:
     def use(self, tls: PortTls) -> None:
         """Serve with this certificate from now on."""
         context = certificate_options(tls.certificate, tls.private_key, tls.minimum_version).getContext()
-        if self._protocols:
-            context.set_alpn_select_callback(self._select)
+        # In the place of Twisted's own, which ends the handshake where nothing that a client offers will do.
+        context.set_alpn_select_callback(self._select)
         self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N802, N803 - Twisted's own names

@@ -59,6 +59,13 @@ class Client:
         return self.tls.getpeercert(binary_form=True) or b""
 
 
+class Transport(StringTransport):
+    """Has what a site asks of TCP."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
 class Speaking(Factory):
     """Has protocols of its own to choose from."""
 
@@ -73,7 +80,7 @@ class CertifiedTests(SynchronousTestCase):
         self.first, self.second = issue("first"), issue("second")
 
     def connect(self, certified: Certified, factory: Any, client: Client) -> None:
-        transport = StringTransport()
+        transport = Transport()
         clock = Clock()
         protocol: Any = behind_tls(factory, certified, clock).buildProtocol(None)  # type: ignore[arg-type]
         protocol.makeConnection(transport)
@@ -104,7 +111,7 @@ class CertifiedTests(SynchronousTestCase):
         self.assertIsNone(self.shake(certified, site, alpn=["h2"]).tls.selected_alpn_protocol())
 
     def test_no_choice(self) -> None:
-        """A factory that has no protocols to choose from is not asked."""
+        """A factory that has no protocols to choose from serves whatever is asked for."""
         factory = Speaking()
         client = self.shake(Certified(told_of(self.first), factory), factory, alpn=["http/1.1"])
         self.assertIsNone(client.tls.selected_alpn_protocol())
