@@ -29,18 +29,20 @@ class CommandLine:
     """Where relative paths start."""
     program: str
     """The folder that twistd stands in."""
+    interpreter: str
+    """The interpreter's own file, links followed."""
     twistd: tuple[str, ...] = ()
     """Options of twistd's own that matter under systemd too."""
 
 
-def given_options(words: Sequence[str], directory: str, program: str) -> CommandLine:
+def given_options(words: Sequence[str], directory: str, program: str, interpreter: str) -> CommandLine:
     """Options as they were given: the whole command line, or what stands behind `serverworker` in it.
 
     Raises `BadCommand` where twistd has options that have no place in a unit.
     """
     if not words or Path(words[0]).name != "twistd":
-        return CommandLine(words=tuple(words), directory=directory, program=program)
-    return _of_twistd(words[1:], directory, program)
+        return CommandLine(words=tuple(words), directory=directory, program=program, interpreter=interpreter)
+    return _of_twistd(words[1:], directory, program, interpreter)
 
 
 def running_options(state_directory: str | None, environ: Mapping[str, str]) -> CommandLine:
@@ -50,6 +52,7 @@ def running_options(state_directory: str | None, environ: Mapping[str, str]) -> 
     try:
         words = [os.fsdecode(word) for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]]
         directory = str(Path(f"/proc/{pid}/cwd").readlink())
+        interpreter = str(Path(f"/proc/{pid}/exe").readlink())
     except OSError as error:
         text = f"how the session with pid {pid} was started cannot be read: {error.strerror}"
         raise BadCommand(f"{text}; {_GIVE_THEM}") from error
@@ -59,13 +62,13 @@ def running_options(state_directory: str | None, environ: Mapping[str, str]) -> 
             f"the session was started by {' '.join(words[:3])}, and a unit has twistd; {_GIVE_THEM}"
         )
     program = Path(directory, words[script]).parent
-    return _of_twistd(words[script + 1 :], directory, str(program))
+    return _of_twistd(words[script + 1 :], directory, str(program), interpreter)
 
 
 _GIVE_THEM = "give its options: serverworkerctl systemd … -- --port 8080 …"
 
 
-def _of_twistd(words: Sequence[str], directory: str, program: str) -> CommandLine:
+def _of_twistd(words: Sequence[str], directory: str, program: str, interpreter: str) -> CommandLine:
     """Take the options of twistd's own away, which stand before the plugin's name."""
     from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]  # one of several, by platform
 
@@ -87,4 +90,10 @@ def _of_twistd(words: Sequence[str], directory: str, program: str) -> CommandLin
                 f"twistd's own option {name} has no place in a unit: systemd starts the session in the foreground, sets "
                 "its user (--user) and its folder, and the journal has its log (or [output] file); leave it out"
             )
-    return CommandLine(words=tuple(rest[1:]), directory=directory, program=program, twistd=tuple(kept))
+    return CommandLine(
+        words=tuple(rest[1:]),
+        directory=directory,
+        program=program,
+        interpreter=interpreter,
+        twistd=tuple(kept),
+    )

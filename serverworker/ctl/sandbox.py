@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from attrs import field, frozen
 
+from serverworker.ctl.present_options import CommandLine
 from serverworker.options import Options
 from serverworker.values.ports import PortSettings, port_key
 from serverworker.values.settings import Settings
@@ -46,12 +46,12 @@ class Sandbox:
     problems: list[str] = field(factory=list)
     """One a line, each with what to do."""
 
-    def check(self, program: str, directory: str, extra: tuple[str, ...], sockets: bool) -> Writable:
+    def check(self, line: CommandLine, extra: tuple[str, ...], *, sockets: bool) -> Writable:
         """Look at all that the session reads, writes and binds. `extra`: what the operator wants to have writable."""
         readable = {
-            "the folder of twistd": program,
-            "the interpreter of twistd": os.path.realpath(sys.executable),
-            "the current folder, which is the application's": directory,
+            "the folder of twistd": line.program,
+            "the interpreter of twistd": line.interpreter,
+            "the current folder, which is the application's": line.directory,
             **dict(self._read()),
         }
         for what, path in readable.items():
@@ -103,7 +103,7 @@ class Sandbox:
         for each in dict.fromkeys((path, os.path.realpath(path))):
             for hidden, why in _HIDDEN.items():
                 if Path(each).is_relative_to(hidden):
-                    leads = "" if each == path else f", which leads to {each}"
+                    leads = "" if each == path else f", which leads to {each},"
                     self._say(what, f"{path}{leads} is below {hidden}, and {why}")
                     return False
         return True

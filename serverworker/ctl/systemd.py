@@ -101,7 +101,7 @@ def run(words: Sequence[str], state_directory: str | None, environ: Mapping[str,
     if wanted.words is None:
         line = running_options(state_directory, environ)
     else:
-        line = given_options(wanted.words, str(Path.cwd()), _program())
+        line = given_options(wanted.words, str(Path.cwd()), _program(), os.path.realpath(sys.executable))
     os.chdir(line.directory)  # where relative paths start
     options = Options()
     options.parseOptions(list(line.words))
@@ -123,7 +123,7 @@ def _program() -> str:
 def units(wanted: Wanted, line: CommandLine, options: Options, settings: Settings) -> dict[str, str]:
     """The text of each unit, by file name. Raises `ConfigurationError` with all that cannot work under systemd."""
     sandbox = Sandbox(options, settings, wanted.name, wanted.user)
-    writable = sandbox.check(line.program, line.directory, wanted.writable, wanted.socket)
+    writable = sandbox.check(line, wanted.writable, sockets=wanted.socket)
     problems = [*sandbox.problems, *_problems(wanted, options, settings)]
     if problems:
         raise ConfigurationError("\n  ".join(["this cannot work under systemd:", *problems]))
