@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests.system import SKIP
-from tests.system.applications import ApplicationProof
+from tests.system.websocket_proof import SKIP, TALK, WebsocketProof
 
 PAGES = """
 import os, time
 
 from klein import Klein
+from talk import talk
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
@@ -38,6 +38,10 @@ def sicken(request):
     sick.append(True)
     return b"good"
 
+@app.route("/talk")
+def talk_page(request):
+    return talk
+
 @app.route("/stream")
 async def stream(request):
     for number in range(1, 30):
@@ -47,7 +51,7 @@ async def stream(request):
 """
 
 
-class KleinTests(ApplicationProof):
+class KleinTests(WebsocketProof):
     """A resource whose routes may be coroutines."""
 
     skip = SKIP
@@ -55,7 +59,7 @@ class KleinTests(ApplicationProof):
     module = "pages.py"
 
     def files(self) -> dict[str, str]:
-        return {"pages.py": PAGES}
+        return {"pages.py": PAGES, "talk.py": TALK}
 
     def test_crash(self) -> None:
         """It serves; a crash costs the request in it."""
@@ -74,6 +78,10 @@ class KleinTests(ApplicationProof):
     def test_bad_deploy(self) -> None:
         """Code that cannot be imported is dropped; the old one goes on."""
         self.check_bad_deploy(self.begin())
+
+    def test_websocket(self) -> None:
+        """A websocket is told that its worker goes."""
+        self.check_drain_with_websocket()
 
     def test_the_rest(self) -> None:
         """A stream comes to its end; the heartbeat sees an answer of 500; the agent's exit handlers run."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from tests.integration.sessions import TestSession
 from tests.integration.test_applications import free_port
-from tests.system import SKIP
-from tests.system.applications import ApplicationProof
+from tests.system.websocket_proof import SKIP, TALK, WebsocketProof
 
 SITE = """
 import os, time
 
+from talk import talk
 from twisted.internet import reactor
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
@@ -25,6 +25,7 @@ class Root(Resource):
         super().__init__()
         self.putChild(b"", Data(b"good", "text/plain"))
         self.putChild(b"pages", File("pages"))
+        self.putChild(b"talk", talk)
         for kind in (Health, Crash, Hang, Sicken, Stream):
             self.putChild(kind.__name__.lower().encode(), kind())
 
@@ -61,7 +62,7 @@ class Stream(Page):
 """
 
 
-class TwistdWebTests(ApplicationProof):
+class TwistdWebTests(WebsocketProof):
     """Its endpoint is the session's port."""
 
     skip = SKIP
@@ -83,7 +84,7 @@ class TwistdWebTests(ApplicationProof):
         return super().begin(*more)
 
     def files(self) -> dict[str, str]:
-        return {"site_of_ours.py": SITE, "pages/static.txt": "a file"}
+        return {"site_of_ours.py": SITE, "talk.py": TALK, "pages/static.txt": "a file"}
 
     def session(self, *arguments: str, folder: Path | None = None, **options: Any) -> TestSession:
         port = options.pop("port", f"tcp:{self.number}:interface=127.0.0.1")
@@ -108,6 +109,10 @@ class TwistdWebTests(ApplicationProof):
     def test_bad_deploy(self) -> None:
         """Code that cannot be imported is dropped; the old one goes on."""
         self.check_bad_deploy(self.begin())
+
+    def test_websocket(self) -> None:
+        """A websocket is told that its worker goes."""
+        self.check_drain_with_websocket()
 
     def test_the_rest(self) -> None:
         """A stream comes to its end; the heartbeat sees an answer of 500; the agent's exit handlers run."""
