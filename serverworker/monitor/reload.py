@@ -65,8 +65,11 @@ class Reload:
         self._of_failed: frozenset[str] = frozenset()
         """What the last restart failed in; empty where it did not."""
         self._changed: dict[str, None] = {}
+        self._has_failed = False
+        """Whether the last restart did."""
         self._is_free = False
         """Whether somebody serves and nothing is being restarted."""
+        self._is_ending = False
         self._timer: IDelayedCall | None = None
         self._loop = LoopingCall(self._ask)
         self._loop.clock = clock
@@ -78,8 +81,7 @@ class Reload:
 
     def stop(self) -> Any:
         """Watch no more."""
-        self._is_free = False
-        self._cancel_timer()
+        self._end()
         if self._loop.running:
             self._loop.stop()
         watcher, self._watcher = self._watcher, None
@@ -95,23 +97,27 @@ class Reload:
                 self._ask()
             case events.RestartStarted():
                 self._is_free = False
+                self._cancel_timer()
             case events.RestartCompleted():
+                self._has_failed = False
                 self._settled(frozenset())
             case events.RestartFailed(cause=cause):
                 error = None if cause is None else cause.error
+                self._has_failed = True
                 self._settled(files_in(error.traceback if error is not None else ""))
                 self._log.info("--reload: the next change of the code is tried as well")
             case events.SessionEnding():
-                self._is_free = False
-                self._cancel_timer()
+                self._end()
             case _:
                 pass
 
     def changed(self, changes: Iterable[FileChange]) -> None:
         """Files have changed: those that are of the code count."""
         for each in changes:
+            if Path(each.path).name.startswith("."):  # an editor's own, such as Emacs' lock .#web.py
+                continue
             # What a broken version lacks may be a file that nobody has imported yet.
-            if each.path in self._files or each.is_new or self._of_failed:
+            if each.path in self._files or each.is_new or self._has_failed:
                 self._changed[each.path] = None
         if self._changed:
             self._wait()
@@ -129,13 +135,17 @@ class Reload:
         if self._is_free:
             self._timer = self._clock.callLater(QUIET_SECONDS, self._begin)
 
+    def _end(self) -> None:
+        self._is_ending, self._is_free = True, False
+        self._cancel_timer()
+
     def _cancel_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
 
     def _settled(self, of_failed: frozenset[str]) -> None:
-        self._is_free = True
+        self._is_free = not self._is_ending
         self._of_failed = of_failed
         self._watch()
         self._ask()
