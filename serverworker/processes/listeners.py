@@ -90,7 +90,7 @@ class Listeners:
     @property
     def sockets(self) -> dict[str, socket.socket]:
         """Name to listening socket; none with ``bind = false``."""
-        return {name: port.socket for name, port in self._ports.items()}
+        return {name: port.socket for name, port in self._ports.items()} if self._bind else {}
 
     def listen(self, name: str, factory: IProtocolFactory) -> None:
         """Serve a port; see `ServerWorker.listen`. A host of ours may give a `Taker`, which needs no reactor."""
