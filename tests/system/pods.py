@@ -27,8 +27,9 @@ from tests.system.debian_root import debian_root, why_no_root
 PROGRAMS = ("podman", "runc", "conmon")
 BASE = "localhost/base:test"
 IMAGE = "localhost/site:test"
+POD = "mysite-pod-0"
 CONTAINER = "mysite-pod-0-mysite"
-"""What podman calls the container of the Deployment."""
+"""What podman calls the Deployment's pod, and the container in it."""
 GRACE_SECONDS = 60
 """The base's terminationGracePeriodSeconds, which podman 4.3 does not read."""
 
@@ -216,6 +217,11 @@ class Pod:
     def play(self) -> None:
         """Start it, and wait until it is ready."""
         self.podman.run("kube", "play", str(self.file))
+        self.wait_ready()
+
+    def start_again(self) -> None:
+        """What podman 4.3 means to do after the third failure: it has killed the container, but its pod went with it."""
+        self.podman.run("pod", "start", POD)
         self.wait_ready()
 
     def down(self) -> None:
