@@ -28,6 +28,9 @@ from serverworker.processes.board import RequestBoard
 LINGER_SECONDS = 2.0
 """How long a client may keep its half of a connection open after the server has closed the other."""
 
+MOST_DIGITS = 18
+"""Of a body's length: longer than any body. Past some thousand digits Python reads no number."""
+
 
 @define(kw_only=True)
 class HTTPRules:
@@ -319,9 +322,27 @@ def _tracked_class(base: Any, has_access_log: bool) -> Any:
     methods: dict[str, Any] = {"allHeadersReceived": allHeadersReceived, "requestDone": requestDone}
     if has_access_log:
         methods = {"allHeadersReceived": logged_all_headers_received, "requestDone": logged_request_done}
+    methods["_maybeChooseTransferDecoder"] = _stricter(base._maybeChooseTransferDecoder)
     if _has_twisteds_timer(base):
         methods |= {"setTimeout": setTimeout, "resetTimeout": resetTimeout}
     return type(base)(base.__name__, (base,), methods)
+
+
+def _stricter(choose_decoder: Any) -> Any:
+    """How a channel finds out where a body ends, without what Twisted reads amiss.
+
+    "identity", which is no coding any more, is to it a request without a body, so that a proxy that sees one would be
+    outwitted (RFC 9112, section 6.3, wants 400); and a length that Python refuses to read is an exception.
+    """
+
+    def choose(channel: Any, header: bytes, data: bytes) -> Any:
+        if (header == b"Transfer-Encoding" and data.lower() != b"chunked") or (
+            header == b"Content-Length" and len(data) > MOST_DIGITS
+        ):
+            return channel._failChooseTransferDecoder()
+        return choose_decoder(channel, header, data)
+
+    return choose
 
 
 def _has_twisteds_timer(kind: Any) -> bool:
