@@ -8,7 +8,8 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.testing import MemoryReactor
 
 from serverworker.processes.application import Application
-from serverworker.values.errors import ApplicationError
+from serverworker.values.causes import CauseKind
+from serverworker.values.errors import ApplicationError, ErrorRecord
 from serverworker.values.settings import AppSettings
 from tests.unit.written_modules import ModulesTestCase, without_marks
 
@@ -51,6 +52,16 @@ class LoadTests(ApplicationTestCase):
         self.assertEqual((application.description, application.needs_activation), ("", False))
         self.successResultOf(ensureDeferred(application.activate()))
         self.successResultOf(ensureDeferred(application.stop()))
+
+    def test_ends_by_itself(self) -> None:
+        """What a host tells of an end outside this process goes to whoever runs the application."""
+        told: list[Any] = []
+        application = Application(AppSettings(), self.worker, lambda *words: told.append(words))
+        self.successResultOf(ensureDeferred(application.load()))
+        assert application._host is not None
+        error = ErrorRecord(type="x", message="it was killed")
+        application._host.broken(error, CauseKind.SIGNAL)
+        self.assertEqual(told, [(error, CauseKind.SIGNAL)])
 
     def test_welcome(self) -> None:
         """Without application and agent the welcome page is served."""

@@ -76,6 +76,11 @@ class ListenTests(ListenersTestCase):
         self.assertEqual(self.make(bind=False, configured=configured).addresses, configured)
         self.assertEqual(self.make(bind=False).addresses, {})
 
+    def test_sockets(self) -> None:
+        """The sockets are there to be handed on; with ``bind = false`` none is."""
+        self.assertEqual(self.listeners.sockets, {name: port.socket for name, port in self.ports.items()})
+        self.assertEqual(self.make(bind=False).sockets, {})
+
     def test_factory(self) -> None:
         """A factory is started when it is given, as by a Port, and is known by the port's name."""
         self.listeners.listen("socket", self.factory)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from serverworker.processes.heartbeat import PollResult
-from serverworker.processes.poller import Poller
+from serverworker.processes.poller import NotReached, Poller
 from serverworker.values.settings import PollingSettings
 
 HEAD = b"HTTP/1.1 %d Status\r\nContent-Length: 2\r\n%s\r\n"
@@ -232,6 +232,11 @@ class BrokenAnswerTests(PollerTestCase):
         self.assertTrue(text.startswith("no connection: ConnectError: "), text)
         self.assertIn("no buffer space", text)
 
+    def test_an_endpoint_that_knows_why(self) -> None:
+        """Who is polled from outside has words of its own for it."""
+        self.server.refusal = NotReached("the program is stopped")
+        self.assertEqual(self.successResultOf(self.poller().poll()).text, "the program is stopped")
+
     def test_an_endpoint_that_raises(self) -> None:
         """A poll never fails, whatever is broken."""
         self.patch(self.server, "connect", None)
@@ -256,6 +261,15 @@ class DeadlineTests(PollerTestCase):
         """A connection that is never made."""
         self.server.answers = False
         self.expect_timeout(self.poller().poll(), "no answer within 5 s")
+
+    def test_while_connecting_to_one_that_knows_why(self) -> None:
+        """Its words stand for the deadline, too."""
+
+        def called_off(connecting: Deferred[IProtocol]) -> None:
+            connecting.errback(NotReached("the program hangs"))
+
+        self.patch(self.server, "connect", lambda factory: Deferred(called_off))
+        self.expect_timeout(self.poller().poll(), "the program hangs")
 
     def test_before_the_head(self) -> None:
         """A server that takes the request and keeps silent."""

@@ -34,6 +34,7 @@ class Recorder:
     """Stands for listeners, and for exit handlers."""
 
     addresses = {"server": "tcp:8080", "socket": "tcp:4321"}
+    sockets = {"server": "a socket"}
 
     def __init__(self) -> None:
         self.given: list[Any] = []
@@ -134,6 +135,10 @@ class PortTests(ServerWorkerTestCase):
     def test_ports(self) -> None:
         """Their names and addresses are there to be read."""
         self.assertEqual(self.make().ports, {"server": "tcp:8080", "socket": "tcp:4321"})
+
+    def test_sockets(self) -> None:
+        """So are their sockets, for who hands them on."""
+        self.assertEqual(self.make().sockets, {"server": "a socket"})
 
     def test_listen(self) -> None:
         """What is to serve a port goes to the listeners."""

@@ -120,6 +120,20 @@ class HolderTests(TestCase):
         (root / "12" / "fd").write_text("no folder")
         self.assertEqual(socket_holders.holders({5}, str(root)), ())
 
+    def test_one_process(self) -> None:
+        """Of one process it is known whether it has a socket; one that is gone has none."""
+        with socket.socket() as one:
+            inode = os.fstat(one.fileno()).st_ino
+            self.assertTrue(socket_holders.holds(os.getpid(), inode))
+        self.assertFalse(socket_holders.holds(os.getpid(), inode))
+        self.assertFalse(socket_holders.holds(12, 5, self.mktemp()))
+
+    def test_not_to_be_seen(self) -> None:
+        """One that is there, and whose descriptors may not be seen, may have it."""
+        root = Path(self.mktemp())
+        (root / "12").mkdir(parents=True)
+        self.assertTrue(socket_holders.holds(12, 5, str(root)))
+
     def test_words(self) -> None:
         """Some are named, the rest counted; none is said to be hidden; this process is called by its name."""
         many = [Holder(n, "python") for n in range(1, 6)]
