@@ -119,6 +119,7 @@ class AsgiCase(SynchronousTestCase):
             await self.gone()
             counters = self.board.counters()
             self.assertEqual((self.closed, counters.open_connections), (self.accepted, 0))
+            self.assertEqual((self.server._state.connections, self.server._state.tasks), (set(), set()))
             self.assertEqual(counters.requests_started, counters.requests_finished)
         finally:
             self.server.end()

@@ -38,6 +38,8 @@ class AsgiDrainTests(AsgiCase):
             await self.stream(receive, send)
             return
         content = b"x" * BIG if path == "/big" else b"got " + body
+        if path == "/huge":
+            content = b"x" * 20 * BIG
         headers = [(b"content-length", b"%d" % len(content))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
@@ -169,8 +171,9 @@ class AsgiDrainTests(AsgiCase):
             late.send(request(b"/slow"))
             await asyncio.sleep(0.05)
             self.server.drain()
-            late.send(request(b"/") + request(b"/"))
-            await asyncio.sleep(0.05)
+            for _ in range(2):
+                late.send(request(b"/"))  # the second one stays in the kernel
+                await asyncio.sleep(0.05)
             self.release.set()
             for client in (early, late):
                 for _ in range(2):
@@ -205,10 +208,13 @@ class AsgiDrainTests(AsgiCase):
         async def scenario() -> None:
             client = await self.connect()
             self.server.drain()
-            client.send(request(b"/big"))
+            client.send(request(b"/huge"))
+            client.writer.transport.pause_reading()
             await asyncio.sleep(0.5)  # longer than the time to linger
+            client.send(request(b"/"))
+            client.writer.transport.resume_reading()
             head, body = await client.answer()
-            self.assertEqual((len(body), b"connection: close" in head.lower()), (BIG, True))
+            self.assertEqual((len(body), b"connection: close" in head.lower()), (20 * BIG, True))
             self.assertEqual(await client.all(), b"")
             client.close()
             await self.gone()
@@ -247,6 +253,36 @@ class AsgiDrainTests(AsgiCase):
             self.release.set()
             await self.last_answer(busy)
             await self.gone()
+
+        self.run_scenario(scenario)
+
+    def test_close_idle_takes_its_time(self) -> None:
+        """A request that was on its way when idle ones are to be closed is answered."""
+
+        async def scenario() -> None:
+            client = await self.connect()
+            client.send(request(b"/"))
+            await client.answer()
+            self.server.close_idle()
+            await asyncio.sleep(0.02)
+            client.send(request(b"/"))
+            await self.last_answer(client)
+            await self.gone()
+
+        self.run_scenario(scenario)
+
+    def test_client_that_reads_nothing(self) -> None:
+        """At the deadline one that does not take its answer is reset, a second later."""
+
+        async def scenario() -> None:
+            client = await self.connect()
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(request(b"/huge"))
+            await asyncio.sleep(0.05)
+            self.server.drain()
+            self.server.abort()
+            await self.gone()
+            client.writer.transport.abort()
 
         self.run_scenario(scenario)
 

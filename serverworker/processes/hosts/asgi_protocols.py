@@ -90,7 +90,6 @@ class AsgiConnection:
         if self.leaving is not None:
             self.leaving = None
             self.protocol.transport = self.transport
-            self.protocol.server_state = self.state
 
     def leave(self) -> None:
         """Close it after what is written, and let the client close its half first."""
