@@ -19,6 +19,7 @@ from serverworker.ctl import main as ctl
 from serverworker.options import Options
 from serverworker.surfaces.operator_commands import COMMANDS
 from serverworker.values.causes import CauseKind
+from serverworker.values.errors import ConfigurationError
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.reading import read
 from serverworker.values.sentences import level_and_sentence
@@ -73,6 +74,16 @@ def behind(program: str, words: Iterable[str]) -> list[str] | None:
         if word == program or word.endswith(f"/{program}"):
             return rest[number + 1 :]
     return None
+
+
+def session_options(words: list[str]) -> list[str] | None:
+    """The options of ``twistd serverworker`` in a command, or in one that prints units for them."""
+    of_ctl = behind("serverworkerctl", words)
+    if of_ctl is not None and "systemd" in of_ctl and "--" in of_ctl:
+        return of_ctl[of_ctl.index("--") + 1 :]
+    if behind("twistd", words) is None and behind("twist", words) is None:
+        return None
+    return behind("serverworker", words)
 
 
 class PagerTests(SynchronousTestCase):
@@ -158,9 +169,7 @@ class PagesTests(SynchronousTestCase):
         number = 0
         for page in pages():
             for words in typed(page.read_text()):
-                if behind("twistd", words) is None and behind("twist", words) is None:
-                    continue
-                arguments = behind("serverworker", words)
+                arguments = session_options(words)
                 if arguments is None or set(arguments) & {"--help", "--version"}:
                     continue
                 if "--config" in arguments:
@@ -177,8 +186,8 @@ class PagesTests(SynchronousTestCase):
                 options = Options()
                 options.parseOptions(arguments)
                 options.settings()
-        except SystemExit:
-            self.fail(f"{page}: {shlex.join(arguments)}\n{told.getvalue()}")
+        except (SystemExit, ConfigurationError) as error:
+            self.fail(f"{page}: {shlex.join(arguments)}\n{told.getvalue()}{error}")
 
     def test_names_in_python(self) -> None:
         """Whatever a page says that a monitor or a worker has, it has."""
