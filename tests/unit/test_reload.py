@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from serverworker import listening
+from serverworker.listening import check_extras
 from serverworker.monitor.file_watch import FileChange
 from serverworker.monitor.reload import ASK_SECONDS, QUIET_SECONDS, Reload, files_in
 from serverworker.processes.imported_files import imported_files
@@ -21,7 +24,7 @@ from serverworker.values import events
 from serverworker.values.causes import Cause, CauseKind
 from serverworker.values.errors import ErrorRecord, NotDone
 from serverworker.values.events import Event, Told
-from serverworker.values.settings import AppSettings
+from serverworker.values.settings import AppSettings, Settings
 
 TRACEBACK = """\
 Traceback (most recent call last):
@@ -241,6 +244,21 @@ class ReloadTests(SynchronousTestCase):
     def test_files_in(self) -> None:
         """The file of a syntax error, which is in no frame, is among those of a traceback."""
         self.assertEqual(files_in(TRACEBACK), {"/srv/site/web.py", "/srv/site/parts/new.py"})
+
+
+class ExtraTests(SynchronousTestCase):
+    """What ``--reload`` needs is looked for while the service is made."""
+
+    def test_missing(self) -> None:
+        """Without watchfiles the start ends with 78, and says what to type; without ``--reload`` nobody asks."""
+        self.patch(listening, "find_spec", lambda name: None)
+        stderr = StringIO()
+        self.patch(sys, "stderr", stderr)
+        check_extras(Settings())
+        error = self.assertRaises(SystemExit, check_extras, Settings(app=AppSettings(reload=True)))
+        self.assertEqual(error.code, 78)
+        self.assertIn("--reload needs watchfiles, which is not installed for", stderr.getvalue())
+        self.assertIn(f"{sys.executable} -m pip install 'serverworker[reload]'", stderr.getvalue())
 
 
 class ImportedFilesTests(SynchronousTestCase):
