@@ -40,7 +40,14 @@ class ReloadTests(SessionTestCase):
         (folder / "parts").mkdir()
         self.words = folder / "parts" / "words.py"
         self.words.write_text('WORD = b"one"\n')
-        session = self.session("--reload", "--app", "app:root", *arguments, folder=folder)
+        session = self.session(
+            "--reload",
+            "--app",
+            "app:root",
+            *arguments,
+            folder=folder,
+            environment={"PYTHONDONTWRITEBYTECODE": ""},
+        )
         session.serving()
         session.standby_ready()
         return session
