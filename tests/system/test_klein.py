@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.system.websocket_proof import SKIP, TALK, WebsocketProof
+from tests.system.websocket_proof import SKIP_WITHOUT_WEBSOCKETS, TALK, WebsocketProof
 
 PAGES = """
 import os, time
@@ -54,7 +54,7 @@ async def stream(request):
 class KleinTests(WebsocketProof):
     """A resource whose routes may be coroutines."""
 
-    skip = SKIP
+    skip = SKIP_WITHOUT_WEBSOCKETS
     options = ("--app", "pages:app")
     module = "pages.py"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.integration.sessions import TestSession
 from tests.integration.test_applications import free_port
-from tests.system.websocket_proof import SKIP, TALK, WebsocketProof
+from tests.system.websocket_proof import SKIP_WITHOUT_WEBSOCKETS, TALK, WebsocketProof
 
 SITE = """
 import os, time
@@ -65,7 +65,7 @@ class Stream(Page):
 class TwistdWebTests(WebsocketProof):
     """Its endpoint is the session's port."""
 
-    skip = SKIP
+    skip = SKIP_WITHOUT_WEBSOCKETS
     module = "site_of_ours.py"
 
     number = 0

@@ -40,7 +40,7 @@ talk = WebSocketResource(Talk)
 """
 """The module ``talk``: its resource ``talk`` echoes, and says goodbye when its worker begins to drain."""
 
-SKIP = SKIP or (
+SKIP_WITHOUT_WEBSOCKETS = SKIP or (
     None
     if find_spec("wsproto") and find_spec("websockets")
     else "needs wsproto and websockets: pip install -e '.[frameworks]'"
