@@ -89,7 +89,7 @@ class CertifiedTests(SynchronousTestCase):
             if data:
                 protocol.dataReceived(data)
             clock.advance(0)
-            answer = transport.value()
+            answer: bytes = transport.value()
             transport.clear()
             return answer
 
@@ -212,7 +212,7 @@ class ListenersTests(SynchronousTestCase):
     def test_exchange(self) -> None:
         """What is told later holds for the port that is listened on, and for one that will be."""
         second = told_of(issue("second"))
-        used = []
+        used: list[PortTls] = []
         self.listeners._exchange["server"] = used.append
         self.listeners.use_tls({"server": second, "plain": second, "nowhere": second})
         self.assertEqual(used, [second])
