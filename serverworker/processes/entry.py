@@ -60,8 +60,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _install_asyncio() -> None:
-    """Have Twisted run on an event loop of asyncio's kind: uvloop's where it is installed, which is faster."""
+_REAP_SECONDS = 0.5
+
+
+def _install_asyncio() -> bool:
+    """Have Twisted run on an event loop of asyncio's kind; answers whether it is uvloop's, which is faster."""
     import asyncio
 
     from twisted.internet import asyncioreactor
@@ -69,16 +72,27 @@ def _install_asyncio() -> None:
     try:
         import uvloop
     except ImportError:
-        loop = asyncio.new_event_loop()
+        loop, is_uvloop = asyncio.new_event_loop(), False
     else:
-        loop = uvloop.new_event_loop()
+        loop, is_uvloop = uvloop.new_event_loop(), True
     asyncio.set_event_loop(loop)
     asyncioreactor.install(loop)
+    return is_uvloop
+
+
+def _reap(reactor: Any) -> None:
+    """Look for child processes of Twisted's that have ended, again and again.
+
+    uvloop takes SIGCHLD away from Python for as long as asyncio has a child process, and does not give it back.
+    """
+    from twisted.internet.process import reapAllProcesses
+
+    reapAllProcesses()
+    reactor.callLater(_REAP_SECONDS, _reap, reactor)
 
 
 def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
-    if options.reactor == "asyncio":
-        _install_asyncio()
+    is_uvloop = options.reactor == "asyncio" and _install_asyncio()
     from twisted.internet import reactor
 
     from serverworker.processes.board import RequestBoard
@@ -106,6 +120,8 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
     adopt(session.link, turning, options.channel)
     turning.callWhenRunning(_install_signals, turning, session.terminated)
     turning.callWhenRunning(session.start)
+    if is_uvloop:
+        turning.callWhenRunning(_reap, turning)
     turning.run()
     return end.status
 

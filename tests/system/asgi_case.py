@@ -82,7 +82,6 @@ class AsgiCase(SynchronousTestCase):
         self.board, descriptor = RequestBoard.create()
         os.close(descriptor)
         self.addCleanup(self.board.close)
-        self.closed = 0
         self.problems: list[dict[str, Any]] = []
 
     def serve(
@@ -112,7 +111,7 @@ class AsgiCase(SynchronousTestCase):
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.listening.setblocking(False)
         loop.add_reader(self.listening, self._accept)
-        self.accepted = 0
+        self.accepted = self.closed = 0
         try:
             await scenario()
             self.server.abort()
