@@ -32,7 +32,14 @@ def debian_root(*packages: str) -> Path:
     base = Path(tempfile.mkdtemp(prefix="serverworker-debian-"))
     atexit.register(shutil.rmtree, base, ignore_errors=True)
     root = base / "root"
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root), MIRROR]
+    command = [
+        "debootstrap",
+        "--variant=minbase",
+        f"--include={','.join(packages)}",
+        SUITE,
+        str(root),
+        MIRROR,
+    ]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False
     )

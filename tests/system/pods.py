@@ -25,6 +25,7 @@ from tests.integration.test_packaging import ROOT, copy_sources
 from tests.system.debian_root import debian_root, why_no_root
 
 PROGRAMS = ("podman", "runc", "conmon")
+DEBIAN = "localhost/debian:test"
 BASE = "localhost/base:test"
 IMAGE = "localhost/site:test"
 POD = "mysite-pod-0"
@@ -94,12 +95,11 @@ class Podman:
 
 
 @functools.cache
-def podman() -> Podman:
-    """The one of this run, with the image of the application in it; removed at the end."""
+def engine() -> Podman:
+    """The one of this run, with an image of Debian in it; removed at the end."""
     made = Podman(Path(tempfile.mkdtemp(prefix="serverworker-pods-")))
     atexit.register(made.remove)
-    _import_base(made)
-    _build(made)
+    _import_debian(made)
     return made
 
 
@@ -107,24 +107,37 @@ def podman() -> Podman:
 def why_none_runs() -> str | None:
     """Why this machine cannot run even a container that does nothing; None where it can."""
     try:
-        podman().run("run", "--rm", "--network", "host", BASE, "true")
+        engine().run("run", "--rm", "--network", "host", DEBIAN, "true")
     except AssertionError as error:
         return f"podman cannot run a container here: {error}"
     return None
 
 
-def _import_base(made: Podman) -> None:
+@functools.cache
+def podman() -> Podman:
+    """The same, with the image of the application as well."""
+    made = engine()
+    _build_base(made)
+    _build(made)
+    return made
+
+
+def _import_debian(made: Podman) -> None:
     """An image with Python, from Debian's packages: no registry is asked. curl: podman's probes run it inside."""
     root = debian_root("python3", "python3-venv", "curl")
     archive = made.base / "base.tar"
     left = ("--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./var/cache", "--exclude=./usr/share/doc")
     subprocess.run(["tar", "-C", str(root), *left, "-cf", str(archive), "."], check=True, timeout=300)
-    made.run("import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", str(archive), "localhost/debian:test")
+    made.run("import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin", str(archive), DEBIAN)
     archive.unlink()
+
+
+def _build_base(made: Podman) -> None:
+    """What python:slim is: the interpreter is called python."""
     empty = made.base / "empty"
     empty.mkdir()
     steps = made.base / "Base"
-    steps.write_text('FROM localhost/debian:test\nRUN ["ln", "-s", "python3", "/usr/bin/python"]\n')
+    steps.write_text(f'FROM {DEBIAN}\nRUN ["ln", "-s", "python3", "/usr/bin/python"]\n')
     made.run("build", "--network", "host", "--file", str(steps), "--tag", BASE, str(empty))
 
 

@@ -131,8 +131,6 @@ class AgreementTests(SynchronousTestCase):
         labels = deployment["template"]["metadata"]["labels"]
         self.assertEqual(deployment["selector"]["matchLabels"], labels)
         self.assertEqual(of_kind("Service", manifests)["spec"]["selector"], labels)
-        self.assertEqual(
-            of_kind("PodDisruptionBudget", manifests)["spec"]["selector"]["matchLabels"], labels
-        )
+        self.assertEqual(of_kind("PodDisruptionBudget", manifests)["spec"]["selector"]["matchLabels"], labels)
         (spread,) = deployment["template"]["spec"]["topologySpreadConstraints"]
         self.assertEqual(spread["labelSelector"]["matchLabels"], labels)
