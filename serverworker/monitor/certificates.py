@@ -118,9 +118,9 @@ class Certificates:
             except ConfigurationError:
                 if files_of(each) not in self._pairs:
                     raise
-                self._refused(Failure(), files_of(each))
+                self._refused(files_of(each), Failure())
         for files, pair in found.items():
-            self._take(pair, files)
+            self._take(files, pair)
 
     def settle(self, tls: tuple[TlsSettings, ...]) -> None:
         """A restart is over: these are the settings that hold."""
@@ -155,10 +155,10 @@ class Certificates:
             if now == before.get(files) and now != self._settled.get(files):
                 self._settled[files] = now
                 read = self._in_thread(partial(read_key_pair, tls_key(self._ports(files)[0]), *files))
-                return read.addCallbacks(self._take, self._refused, (files,), None, (files,))
+                return read.addCallbacks(partial(self._take, files), partial(self._refused, files))
         return None
 
-    def _take(self, pair: KeyPair, files: Files) -> None:
+    def _take(self, files: Files, pair: KeyPair) -> None:
         if pair == self._pairs.get(files):
             return
         is_served = files in self._pairs
@@ -168,10 +168,10 @@ class Certificates:
             self._tell(files)
             self._exchanged()
 
-    def _refused(self, failure: Failure, files: Files) -> None:
+    def _refused(self, files: Files, failure: Failure) -> None:
         failure.trap(ConfigurationError)
-        pair = self._pairs[files]
-        if isinstance(failure.value.__cause__, PermissionError):
+        pair, error = self._pairs[files], failure.value
+        if error is not None and isinstance(error.__cause__, PermissionError):
             then = _CANNOT_READ
         else:
             then = (

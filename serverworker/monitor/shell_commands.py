@@ -17,7 +17,7 @@ from serverworker.values.events import CommandFinished, Event
 class ShellCommands:
     """Runs them, each known to the guardian as long as it runs."""
 
-    def __init__(self, reactor: Any, publish: Callable[[Event], object], guardian: Guardian) -> None:
+    def __init__(self, reactor: Any, publish: Callable[[Event], None], guardian: Guardian) -> None:
         self._reactor = reactor
         self._publish = publish
         self._guardian = guardian

@@ -26,7 +26,7 @@ class TlsSettings:
     """What a client has to speak at least: ``1.2`` or ``1.3``."""
 
     def __attrs_post_init__(self) -> None:
-        if self.certificate is None:
+        if not self.certificate:
             text = "is missing: the PEM file that holds the certificate and its chain"
             raise InvalidSettings([Problem(f"{tls_key(self.name)}.certificate", text)])
 

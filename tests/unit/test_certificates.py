@@ -102,7 +102,7 @@ class CertificatesTests(FilesTestCase):
         self.exchanged = 0
         self.first = issue("first", days=(-1, 90))
         self.write(self.first)
-        self.settings = (self.tls(),)
+        self.settings: tuple[TlsSettings, ...] = (self.tls(),)
         self.wall = datetime.now(UTC).timestamp()
         self.blocked: list[tuple[Deferred[Any], Callable[[], Any]]] | None = None
 

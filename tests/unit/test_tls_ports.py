@@ -102,7 +102,7 @@ class CertifiedTests(SynchronousTestCase):
 
     def test_http2_is_not_offered(self) -> None:
         """A site speaks HTTP/1.1 alone, whatever is installed and asked for: HTTP/2 is not drained."""
-        site = Site(Resource())
+        site = Site(Resource(), reactor=Clock())
         self.patch(type(site), "acceptableProtocols", lambda self: [b"h2", b"http/1.1"])
         certified = Certified(told_of(self.first), site)
         self.assertEqual(
@@ -128,7 +128,7 @@ class CertifiedTests(SynchronousTestCase):
 
     def test_exchange(self) -> None:
         """New connections get the new certificate, ALPN included."""
-        site = Site(Resource())
+        site = Site(Resource(), reactor=Clock())
         certified = Certified(told_of(self.first), site)
         before = self.shake(certified, site).certificate
         certified.use(told_of(self.second))
