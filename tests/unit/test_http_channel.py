@@ -152,6 +152,12 @@ class AnswerTests(DrainTestCase):
         self.assertNotIn(b"close", wire.value())
         self.assertFalse(wire.left)
 
+    def test_heartbeat(self) -> None:
+        """The worker's own connections can be told from all others; no header makes one."""
+        own, other = self.connect(self.tracked.untracked_factory), self.connect()
+        self.assertTrue(own.protocol._serverworker.is_heartbeat)
+        self.assertFalse(other.protocol._serverworker.is_heartbeat)
+
     def test_headers_as_pairs(self) -> None:
         """Headers in the old form that Twisted still takes are given the close as well."""
         wire, request = self.kept_request()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 
@@ -70,7 +70,7 @@ class PoolTests(WSGICase):
 
     def pool(self, size: int) -> Threads:
         """A pool whose threads do nothing by themselves."""
-        self.threads = Threads(self.clock, size, self.starts)
+        self.threads = Threads(cast(Any, self.clock), size, self.starts)
         return self.threads
 
     def test_as_many_as_needed(self) -> None:

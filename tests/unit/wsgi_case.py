@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from serverworker.processes.hosts.threads import Threads
 from serverworker.processes.hosts.wsgi_call import Application
@@ -83,7 +84,7 @@ class WSGICase(SynchronousTestCase):
 
     def serve(self, application: Application, threads: int = 2) -> None:
         """Have the application served."""
-        self.threads = Threads(self.clock, threads, self.starts)
+        self.threads = Threads(cast(Any, self.clock), threads, self.starts)
         self.factory = WSGIFactory(
             Served(
                 application=application,
@@ -97,7 +98,6 @@ class WSGICase(SynchronousTestCase):
         """A new connection: its channel and transport."""
         channel: Any = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.7", 5000))
         transport = Connection()
-        transport.protocol = channel
         channel.makeConnection(transport)
         return channel, transport
 
@@ -170,19 +170,20 @@ class Endless:
             raise self._error
 
 
+@implementer(ILogObserver)
 class Captured:
     """The texts of what is logged in a block."""
 
     def __enter__(self) -> list[str]:
         self.lines: list[str] = []
-        globalLogPublisher.addObserver(self._note)
+        globalLogPublisher.addObserver(self)
         return self.lines
 
-    def _note(self, event: Any) -> None:
+    def __call__(self, event: LogEvent) -> None:
         self.lines.append(formatEvent(event))
 
     def __exit__(self, *_: object) -> None:
-        globalLogPublisher.removeObserver(self._note)
+        globalLogPublisher.removeObserver(self)
 
 
 def plain_of(body: Any, headers: list[tuple[str, str]]) -> Any:

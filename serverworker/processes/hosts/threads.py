@@ -139,5 +139,4 @@ class Threads:
         if self._idle and not self._busy and not self.waiting:
             idle, self._idle = self._idle, []
             for each in idle:
-                if not each.called:  # whoever waited for it has given up
-                    each.callback(None)
+                each.callback(None)
