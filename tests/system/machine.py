@@ -61,11 +61,13 @@ class Machine:
 
     def __init__(self) -> None:
         """Raises `MachineUnavailable`."""
-        self.root = Path(tempfile.mkdtemp(prefix="machine-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="machine-"))
+        self.root = self._folder / "root"
+        self.root.mkdir(mode=0o755)  # inside, everybody goes through it
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
         self._groups = [
-            Path(each, self.root.name) for each in _HIERARCHIES if Path(each, "cgroup.procs").exists()
+            Path(each, self._folder.name) for each in _HIERARCHIES if Path(each, "cgroup.procs").exists()
         ]
         try:
             self._bootstrap()
@@ -224,7 +226,7 @@ class Machine:
             for folder in [*sorted(group.glob("**/"), reverse=True)]:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 _ENVIRONMENT = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", "LANG=C.UTF-8", "HOME=/root")
