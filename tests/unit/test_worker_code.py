@@ -25,7 +25,11 @@ class WorkerCodeTests(WorkerSessionTestCase):
     def closed_idle(self, *, reload: bool) -> int:
         """How often idle connections were closed by a restart."""
         closed: list[Any] = []
-        self.patch(Listeners, "close_idle", lambda listeners: closed.append(listeners))
+
+        def close_idle(listeners: Listeners) -> None:
+            closed.append(listeners)
+
+        self.patch(Listeners, "close_idle", close_idle)
         self.monitor.settings = Settings(app=AppSettings(resource=f"{self.name}:root", reload=reload))
         self.bring_up()
         self.leave()
