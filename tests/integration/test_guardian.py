@@ -240,11 +240,16 @@ class GuardianTests(TestCase):
 
 def guardians(monitor: int) -> list[int]:
     """The guardians that a monitor has now."""
-    return [
-        entry.pid
-        for entry in descendants.children_of(monitor)
-        if not entry.is_gone and b"guardian_child" in Path(f"/proc/{entry.pid}/cmdline").read_bytes()
-    ]
+    children = (entry.pid for entry in descendants.children_of(monitor) if not entry.is_gone)
+    return [pid for pid in children if b"guardian_child" in command_line(pid)]
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with; empty where it has gone meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def descriptors(pid: int) -> dict[int, str]:

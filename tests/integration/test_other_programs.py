@@ -56,7 +56,9 @@ class ShimTests(SynchronousTestCase):
 
     def test_signals(self) -> None:
         """Nothing is ignored: not what Python ignores, and so what it starts."""
-        self.assertRegex(self.run_shim("/bin/grep", "grep", "SigIgn", "/proc/self/status")[1], r":\s+0+\n")
+        told = self.run_shim("/bin/grep", "grep", "SigIgn", "/proc/self/status")[1]
+        # Without the C library's own, 32 and 33, which no program can set, and some that start others ignore.
+        self.assertEqual(int(told.split()[1], 16) & ~(0b11 << 31), 0)
 
     def test_cannot_be_run(self) -> None:
         """What the system refuses is told on stderr, with a shell's own status for it."""
