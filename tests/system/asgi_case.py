@@ -34,6 +34,7 @@ class Client:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self.transport: Any = writer.transport
 
     def send(self, data: bytes) -> None:
         self.writer.write(data)

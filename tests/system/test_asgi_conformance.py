@@ -215,7 +215,7 @@ class AsgiConformanceTests(AsgiCase):
             client = await self.connect()
             client.send(request(b"/patient"))
             await asyncio.sleep(0.05)
-            client.writer.transport.abort()
+            client.transport.abort()
             await self.over.wait()
             self.assertEqual(self.messages[-1], {"type": "http.disconnect"})
 

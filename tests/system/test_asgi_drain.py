@@ -209,10 +209,10 @@ class AsgiDrainTests(AsgiCase):
             client = await self.connect()
             self.server.drain()
             client.send(request(b"/huge"))
-            client.writer.transport.pause_reading()
+            client.transport.pause_reading()
             await asyncio.sleep(0.5)  # longer than the time to linger
             client.send(request(b"/"))
-            client.writer.transport.resume_reading()
+            client.transport.resume_reading()
             head, body = await client.answer()
             self.assertEqual((len(body), b"connection: close" in head.lower()), (20 * BIG, True))
             self.assertEqual(await client.all(), b"")
@@ -276,13 +276,13 @@ class AsgiDrainTests(AsgiCase):
 
         async def scenario() -> None:
             client = await self.connect()
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.transport.pause_reading()
             client.send(request(b"/huge"))
             await asyncio.sleep(0.05)
             self.server.drain()
             self.server.abort()
             await self.gone()
-            client.writer.transport.abort()
+            client.transport.abort()
 
         self.run_scenario(scenario)
 
@@ -383,7 +383,7 @@ class AsgiDrainTests(AsgiCase):
                     await asyncio.sleep(0.02)
                     if draining:
                         self.server.drain()
-                    client.writer.transport.abort()
+                    client.transport.abort()
             self.release.set()
             await self.gone()
 

@@ -117,6 +117,7 @@ class LifespanTests(LifespanTestCase):
         async def scenario() -> None:
             lifespan = Lifespan(slow)
             self.assertTrue(await lifespan.call())
+            self.assertEqual(self.application.scope, {})  # it is at something else still
             await lifespan.start_up(10)
             await lifespan.shut_down()
 
@@ -141,6 +142,7 @@ class LifespanTests(LifespanTestCase):
                 raise LookupError("no table")
             except LookupError:
                 await send({"type": "lifespan.startup.failed", "message": "it failed"})
+                await asyncio.sleep(0.01)  # it tidies up
                 raise
 
         self.application.at_startup = fail
@@ -175,8 +177,9 @@ class LifespanTests(LifespanTestCase):
     def test_raises_when_asked(self) -> None:
         """To raise without a word means that there is no lifespan; it is served without, and the log says why."""
         events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        observer: Any = events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
         async def refuse(send: Any) -> None:
             raise TypeError("what is a lifespan?")
@@ -245,9 +248,12 @@ class LifespanTests(LifespanTestCase):
             await self.lifespan.call()
             await self.lifespan.start_up(10)
             told = asyncio.Event()
-            asyncio.get_running_loop().set_exception_handler(
-                lambda _, context: (self.broken.append(context), told.set())
-            )
+
+            def handle(loop: object, context: dict[str, Any]) -> None:
+                self.broken.append(context)
+                told.set()
+
+            asyncio.get_running_loop().set_exception_handler(handle)
             broke.set()
             await told.wait()
             await self.lifespan.shut_down()

@@ -23,7 +23,7 @@ def noted(application: Application, board: RequestBoard) -> Application:
     """
     begin, end = board.begin, board.end
 
-    async def on_board(scope: Any, receive: Any, send: Any) -> None:
+    async def on_board(scope: Any, receive: Any, send: Any) -> Any:
         ticket = begin(scope.get("method", "WEBSOCKET").encode(), scope["raw_path"])
         try:
             return await application(scope, receive, send)
@@ -36,7 +36,7 @@ def noted(application: Application, board: RequestBoard) -> Application:
 def logged(application: Application, access: AccessLog, seconds: Callable[[], float]) -> Application:
     """The same application; each request has its line once it was answered. `seconds` is a clock."""
 
-    async def in_log(scope: Any, receive: Any, send: Any) -> None:
+    async def in_log(scope: Any, receive: Any, send: Any) -> Any:
         answer = _Answer(scope, seconds())
 
         async def watched(message: Any) -> None:

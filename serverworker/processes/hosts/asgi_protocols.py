@@ -201,7 +201,7 @@ def tracked_protocols(
         def __init__(self, *, closed: Callable[[], object], **arguments: Any) -> None:
             super().__init__(**arguments)
             self.closed = closed
-            self.connection: AsgiConnection | None = None
+            self.connection: Any = None  # until the connection is made
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
