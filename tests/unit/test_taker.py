@@ -63,7 +63,11 @@ class TakerTests(SynchronousTestCase):
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.addCleanup(self.listening.close)
         self.taker = FakeTaker()
-        self.addCleanup(lambda: [connection.close() for connection, _ in self.taker.taken])
+        self.addCleanup(self.close_taken)
+
+    def close_taken(self) -> None:
+        for connection, _ in self.taker.taken:
+            connection.close()
 
     def connect(self) -> socket.socket:
         client = socket.create_connection(self.listening.getsockname())
@@ -71,7 +75,8 @@ class TakerTests(SynchronousTestCase):
         return client
 
     def reader(self) -> AcceptReader:
-        made = AcceptReader(self.reactor, self.listening, self.taker)
+        reactor: Any = self.reactor
+        made = AcceptReader(reactor, self.listening, self.taker)
         made.start()
         self.addCleanup(made.stop)
         return made
