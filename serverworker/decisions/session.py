@@ -275,7 +275,14 @@ def _ask_restart(turn: Turn, happened: inputs.AskRestart) -> None:
             startup_seconds=happened.startup_seconds or state.policy.startup_seconds,
         ),
     )
-    turn.tell(events.RestartStarted(generation=generation, mode=happened.mode, asked_by=happened.asked_by))
+    turn.tell(
+        events.RestartStarted(
+            generation=generation,
+            mode=happened.mode,
+            asked_by=happened.asked_by,
+            overlap=turn.state.policy.overlap,
+        )
+    )
 
 
 def _ask_end(turn: Turn, happened: inputs.AskEnd) -> None:

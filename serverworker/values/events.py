@@ -187,6 +187,8 @@ class RestartStarted:
     mode: str
     """``clean`` or ``force``."""
     asked_by: str
+    overlap: bool = True
+    """Whether the old workers serve until the new ones are ready, or only until those are loaded."""
 
 
 @frozen(kw_only=True)

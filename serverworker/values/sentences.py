@@ -159,9 +159,10 @@ def _crash_report_written(event: events.CrashReportWritten) -> Row:
 
 
 def _restart_started(event: events.RestartStarted) -> Row:
+    until = "it is ready" if event.overlap else "it is loaded, then ends before it is started"
     return "info", (
         f"restart ({event.mode}), asked for by {event.asked_by}: generation {event.generation} is being started; "
-        "what serves now goes on until it is ready"
+        f"what serves now goes on until {until}"
     )
 
 

@@ -29,6 +29,12 @@ class NoOverlapTests(TestCase):
         self.assertEqual((Serve(worker=3), answer, Spawn(worker=4, generation=2)), world.ready(3).commands)
         only(world.told(events.RestartCompleted))
 
+    def test_told(self) -> None:
+        """The event of its start says that the old ones do not go on until the new ones are ready."""
+        world = serving(count=1, standby=0, overlap=False)
+        world.restart()
+        self.assertFalse(only(world.told(events.RestartStarted)).overlap)
+
     def test_an_old_worker_that_does_not_leave_is_killed(self) -> None:
         """The port's queue waits no longer than the drain deadline and its grace."""
         world = serving(count=1, standby=0, overlap=False)

@@ -181,6 +181,13 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "the report of worker 1's death is in /s/crashes/x.json",
     ),
     (
+        events.RestartStarted(generation=2, mode="clean", asked_by="x", overlap=False),
+        "monitor",
+        LogLevel.info,
+        "restart (clean), asked for by x: generation 2 is being started; what serves now goes on until it is loaded, "
+        "then ends before it is started",
+    ),
+    (
         events.RestartStarted(generation=2, mode="clean", asked_by="console"),
         "monitor",
         LogLevel.info,
