@@ -115,5 +115,5 @@ class IdleTimerTests(DrainTestCase):
 
     def timers(self) -> list[Any]:
         """Those of connections; the site has one of its own, for the time in its log."""
-        calls: list[Any] = self.clock.getDelayedCalls()
+        calls: Any = self.clock.getDelayedCalls()
         return [call for call in calls if call.func != self.site._updateLogDateTime]

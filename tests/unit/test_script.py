@@ -6,6 +6,7 @@ from typing import Any
 
 from klein import _app
 from twisted.internet.testing import MemoryReactor
+from twisted.python import log
 
 from serverworker.processes.hosts.resource import load
 from serverworker.processes.hosts.script import run_as_script
@@ -32,7 +33,7 @@ class ScriptTests(ModulesTestCase):
         self.worker: Any = Worker(self.reactor)
         # Klein takes the process's reactor, and its log.
         self.patch(_app, "reactor", self.reactor)
-        self.patch(_app.log, "startLogging", lambda stream: None)
+        self.patch(log, "startLogging", lambda stream: None)
 
     def run_script(self, text: str, port: int = 8080) -> Any:
         """Import a module of this text, named after the test, as an application."""
