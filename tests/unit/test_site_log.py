@@ -87,5 +87,5 @@ class SiteLogTests(SynchronousTestCase):
 
     def test_twisteds_names(self) -> None:
         """The names of Twisted's that this relies on are there."""
-        self.assertIsInstance(globalLogPublisher._observers, list)  # type: ignore[attr-defined]
+        self.assertIsInstance(globalLogPublisher._observers, list)
         self.assertTrue(callable(HTTPFactory.log))
