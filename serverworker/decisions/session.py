@@ -88,6 +88,7 @@ def _spawn_failed(turn: Turn, happened: inputs.SpawnFailed) -> None:
     worker = turn.fail(worker, Cause(kind=CauseKind.SPAWN, text=happened.text))
     assert worker.cause is not None
     turn.remove(worker)
+    count_replaced(turn, worker)
     turn.died.append(worker)
     after_failure(turn, worker, worker.cause, hopeless=happened.permanent)
 

@@ -6,8 +6,10 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -75,8 +77,8 @@ class ServiceTests(UnitsTestCase):
 
     def test_paths_are_absolute(self) -> None:
         """Whichever folder systemd starts it in."""
-        folder = Path(self.mktemp()).absolute()
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(prefix="sw-"))  # a unix socket needs a short path
+        self.addCleanup(shutil.rmtree, folder)
         (folder / "site.toml").write_text("")
         options = Options()
         options.folder = str(folder)
@@ -231,6 +233,7 @@ class SocketTests(UnitsTestCase):
 
     def test_refused(self) -> None:
         """What no socket can be for."""
+        self.assertIn("--reload is for development", self.refused("--reload"))
         self.assertIn("the port server is tcp:0, any free one", self.refused("--port", "0", socket=True))
         self.assertIn(
             "/run/mysite goes with everything in it when the service stops: put it beside, such as /run/mysite.server",
