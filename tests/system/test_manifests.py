@@ -67,7 +67,7 @@ class SchemaTests(SynchronousTestCase):
 
     def check(self, manifests: list[Manifest]) -> None:
         try:
-            import kubernetes_validate
+            import kubernetes_validate  # type: ignore[import-untyped]
         except ImportError:
             raise SkipTest("needs kubernetes-validate: pip install 'serverworker[frameworks]'") from None
         latest = kubernetes_validate.latest_version()
