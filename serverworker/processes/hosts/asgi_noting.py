@@ -24,7 +24,7 @@ def noted(application: Application, board: RequestBoard) -> Application:
     begin, end = board.begin, board.end
 
     async def on_board(scope: Any, receive: Any, send: Any) -> Any:
-        ticket = begin(scope.get("method", "WEBSOCKET").encode(), scope["raw_path"])
+        ticket = begin(scope["method"].encode() if "method" in scope else b"WEBSOCKET", scope["raw_path"])
         try:
             return await application(scope, receive, send)
         finally:
