@@ -27,6 +27,7 @@ from serverworker.options import Options
 from serverworker.processes.state_directory import CONTROL_FILE, LOCK_NAME
 from serverworker.values import reading
 from serverworker.values.errors import BadCommand, ConfigurationError
+from tests.integration.sessions import wait_until
 
 LINE = CommandLine(
     words=(), directory="/srv/mysite", program="/srv/mysite/venv/bin", interpreter="/usr/bin/python3.11"
@@ -378,6 +379,9 @@ class RunningTests(SynchronousTestCase):
             [sys.executable, command[0], *command[1:]], stdin=subprocess.PIPE, cwd=folder, text=True
         )
         self.addCleanup(process.communicate, "\n", 60)
+        wait_until(
+            lambda: command[0] in Path(f"/proc/{process.pid}/cmdline").read_text(), "the program's start"
+        )
         lock = os.open(folder / LOCK_NAME, os.O_CREAT | os.O_RDWR)
         self.addCleanup(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX)

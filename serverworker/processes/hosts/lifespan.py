@@ -58,7 +58,11 @@ class Lifespan:
         """
         self._task = asyncio.get_running_loop().create_task(self._run())
         await self._wait_for(self._asks, CALL_SECONDS)
-        return not self._task.done()
+        if not self._task.done():
+            return True
+        if not self._task.cancelled():
+            self._task.exception()  # looked at: what it raised says that there is no lifespan, and is no crash
+        return False
 
     async def start_up(self, seconds: float) -> None:
         """Have it start up, if it has a lifespan.
