@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -143,10 +142,14 @@ class Listeners:
 
     def _secure(self, name: str, taker: Taker) -> None:
         if name in self._tls:
-            from serverworker.processes.tls import exchange, ssl_context
+            from serverworker.processes.tls import ssl_context
 
-            taker.tls = ssl_context(self._tls[name])
-            self._exchange[name] = partial(exchange, taker.tls)
+            def use(tls: PortTls) -> None:
+                # A new one: OpenSSL keeps one certificate of each kind, so an RSA one would stay beside its EC successor.
+                taker.tls = ssl_context(tls)
+
+            use(self._tls[name])
+            self._exchange[name] = use
 
     def use_tls(self, tls: Mapping[str, PortTls]) -> None:
         """Have new connections served with these certificates, by the port's name; those that are open keep theirs."""

@@ -70,12 +70,6 @@ def ssl_context(tls: PortTls) -> ssl.SSLContext:
     versions = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
     context.minimum_version = versions[tls.minimum_version]
     context.set_alpn_protocols(["http/1.1"])
-    exchange(context, tls)
-    return context
-
-
-def exchange(context: ssl.SSLContext, tls: PortTls) -> None:
-    """Have new connections of a context served with this certificate."""
     # It reads files only. This one has no name, and is gone with its descriptor.
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
@@ -84,3 +78,4 @@ def exchange(context: ssl.SSLContext, tls: PortTls) -> None:
         context.load_cert_chain(f"/proc/self/fd/{descriptor}")
     finally:
         os.close(descriptor)
+    return context

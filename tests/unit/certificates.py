@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -24,7 +24,7 @@ class Issued:
     """A certificate and its key."""
 
     certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
     def certificate_pem(self) -> str:
         """The certificate alone."""
@@ -41,9 +41,11 @@ class Issued:
         return str(path)
 
 
-def issue(name: str, by: Issued | None = None, *, days: tuple[int, int] = (-1, 1)) -> Issued:
+def issue(
+    name: str, by: Issued | None = None, *, days: tuple[int, int] = (-1, 1), is_rsa: bool = False
+) -> Issued:
     """A certificate for that name and 127.0.0.1; by itself, or by an authority. `days`: from when to when, from now."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = rsa.generate_private_key(65537, 2048) if is_rsa else ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
     builder = (

@@ -18,10 +18,11 @@ from twisted.web.server import Site
 
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.listeners import Listeners, Port
-from serverworker.processes.tls import Certified, behind_tls, exchange, ssl_context
+from serverworker.processes.tls import Certified, behind_tls, ssl_context
 from serverworker.testing import FakeReactor
 from serverworker.values.tls import PortTls
 from tests.unit.certificates import Issued, issue
+from tests.unit.test_taker import FakeTaker
 
 
 def told_of(issued: Issued, version: str = "1.2") -> PortTls:
@@ -34,10 +35,13 @@ def told_of(issued: Issued, version: str = "1.2") -> PortTls:
 class Client:
     """A TLS client on no network."""
 
-    def __init__(self, *, alpn: list[str] | None = None, most: ssl.TLSVersion | None = None) -> None:
+    def __init__(
+        self, *, alpn: list[str] | None = None, most: ssl.TLSVersion | None = None, ciphers: str = "DEFAULT"
+    ) -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+        context.set_ciphers(ciphers)
         if alpn:
             context.set_alpn_protocols(alpn)
         if most is not None:
@@ -57,6 +61,21 @@ class Client:
     def certificate(self) -> bytes:
         """The server's."""
         return self.tls.getpeercert(binary_form=True) or b""
+
+
+def shake(context: ssl.SSLContext, client: Client) -> Client:
+    """The client, once it has shaken hands with what serves by the context; raises `ssl.SSLError` where it does not."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    serving = context.wrap_bio(incoming, outgoing, server_side=True)
+
+    def server(data: bytes) -> bytes:
+        incoming.write(data)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            serving.do_handshake()
+        return outgoing.read()
+
+    client.shake_hands(server)
+    return client
 
 
 class Transport(StringTransport):
@@ -141,35 +160,21 @@ class CertifiedTests(SynchronousTestCase):
 class ContextTests(SynchronousTestCase):
     """`ssl_context`, for servers on asyncio."""
 
-    def shake(self, context: ssl.SSLContext, **options: Any) -> Client:
-        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        serving = context.wrap_bio(incoming, outgoing, server_side=True)
-
-        def server(data: bytes) -> bytes:
-            incoming.write(data)
-            with contextlib.suppress(ssl.SSLWantReadError):
-                serving.do_handshake()
-            return outgoing.read()
-
-        client = Client(**options)
-        client.shake_hands(server)
-        return client
-
-    def test_exchange(self) -> None:
-        """It serves what it is told, and then another; no file and no descriptor is left."""
-        first, second = issue("first"), issue("second")
+    def test_served(self) -> None:
+        """It serves what it is told; no file and no descriptor is left."""
+        issued = issue("x")
         before = len(list(Path("/proc/self/fd").iterdir()))
-        context = ssl_context(told_of(first))
-        self.assertEqual(self.shake(context).certificate, ssl.PEM_cert_to_DER_cert(first.certificate_pem()))
-        exchange(context, told_of(second))
-        self.assertEqual(self.shake(context).certificate, ssl.PEM_cert_to_DER_cert(second.certificate_pem()))
+        context = ssl_context(told_of(issued))
         self.assertEqual(len(list(Path("/proc/self/fd").iterdir())), before)
+        self.assertEqual(
+            shake(context, Client()).certificate, ssl.PEM_cert_to_DER_cert(issued.certificate_pem())
+        )
 
     def test_versions(self) -> None:
         """The minimum holds here too, and HTTP/1.1 is what is offered."""
         context = ssl_context(told_of(issue("x"), "1.3"))
-        self.assertRaises(ssl.SSLError, self.shake, context, most=ssl.TLSVersion.TLSv1_2)
-        client = self.shake(context, alpn=["h2", "http/1.1"])
+        self.assertRaises(ssl.SSLError, shake, context, Client(most=ssl.TLSVersion.TLSv1_2))
+        client = shake(context, Client(alpn=["h2", "http/1.1"]))
         self.assertEqual((client.tls.version(), client.tls.selected_alpn_protocol()), ("TLSv1.3", "http/1.1"))
 
 
@@ -177,22 +182,22 @@ class ListenersTests(SynchronousTestCase):
     """What a worker listens with where a port speaks TLS."""
 
     def setUp(self) -> None:
+        self.factory = Speaking()
+        self.listen({"server": told_of(issue("first"))}, {"server": self.factory, "plain": self.factory})
+
+    def listen(self, tls: dict[str, PortTls], factories: dict[str, Any]) -> None:
         reactor: Any = FakeReactor()
         board, descriptor = RequestBoard.create()
         os.close(descriptor)
         self.addCleanup(board.close)
         ports = {}
-        for name in ("server", "plain"):
+        for name in factories:
             listening = socket.create_server(("127.0.0.1", 0))
             self.addCleanup(listening.close)
             ports[name] = Port(name=name, description=f"tcp:{name}", socket=listening)
-        self.first = issue("first")
-        self.listeners = Listeners(
-            reactor=reactor, board=board, ports=ports, bind=True, tls={"server": told_of(self.first)}
-        )
-        self.factory = Speaking()
-        for name in ports:
-            self.listeners.listen(name, self.factory)
+        self.listeners = Listeners(reactor=reactor, board=board, ports=ports, bind=True, tls=tls)
+        for name, factory in factories.items():
+            self.listeners.listen(name, factory)
 
     def served(self, name: str) -> str:
         entrance: Any = self.listeners._listeners[name].tracked
@@ -217,3 +222,18 @@ class ListenersTests(SynchronousTestCase):
         self.listeners.use_tls({"server": second, "plain": second, "nowhere": second})
         self.assertEqual(used, [second])
         self.assertFalse(self.listeners.speaks_tls("plain"))
+
+    def test_exchange_of_another_kind(self) -> None:
+        """An RSA certificate whose successor is for an EC key is gone with it, for a server on asyncio too."""
+        taker = FakeTaker()
+        first, second = issue("first", is_rsa=True), issue("second")
+        self.listen({"server": told_of(first)}, {"server": taker})
+        old = {"most": ssl.TLSVersion.TLSv1_2, "ciphers": "ECDHE-RSA-AES128-GCM-SHA256"}
+        assert taker.tls is not None
+        served = shake(taker.tls, Client(**old)).certificate  # type: ignore[arg-type]
+        self.assertEqual(served, ssl.PEM_cert_to_DER_cert(first.certificate_pem()))
+        self.listeners.use_tls({"server": told_of(second)})
+        self.assertRaises(ssl.SSLError, shake, taker.tls, Client(**old))  # type: ignore[arg-type]
+        self.assertEqual(
+            shake(taker.tls, Client()).certificate, ssl.PEM_cert_to_DER_cert(second.certificate_pem())
+        )
