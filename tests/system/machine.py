@@ -1,4 +1,4 @@
-"""A small Debian with systemd as its process 1, in a container of systemd-nspawn: made once for a run, and booted.
+"""A small Debian with systemd as its process 1, in a container of systemd-nspawn: a copy of the run's own, booted.
 
 The application's interpreter is Debian's own; Twisted and the package under test are this run's, mounted read-only.
 """
@@ -18,11 +18,12 @@ from pathlib import Path
 import serverworker
 import twisted
 from tests.integration.sessions import wait_until
+from tests.system.debian_root import DebianUnavailable, debian_root, why_no_root
 
-PROGRAMS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
-"""What this needs, and the Debian package that it is in."""
+PROGRAMS = {"systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
+"""What this needs besides debootstrap, and the Debian package that it is in."""
 
-BOOTSTRAP_SECONDS = 240.0
+COPY_SECONDS = 120.0
 BOOT_SECONDS = 60.0
 COMMAND_SECONDS = 60.0
 
@@ -40,20 +41,8 @@ class MachineUnavailable(Exception):
 
 def why_not() -> str | None:
     """What is missing here; None where nothing is known to be."""
-    if os.geteuid() != 0:
-        return "needs root, for a container"
     missing = [package for program, package in PROGRAMS.items() if shutil.which(program) is None]
-    if missing:
-        return f"needs {', '.join(missing)}, of Debian"
-    return None if _codename() else "needs Debian: /etc/os-release has no VERSION_CODENAME"
-
-
-def _codename() -> str:
-    for line in Path("/etc/os-release").read_text().splitlines():
-        name, _, value = line.partition("=")
-        if name == "VERSION_CODENAME":
-            return value.strip('"')
-    return ""
+    return f"needs {', '.join(missing)}, of Debian" if missing else why_no_root()
 
 
 class Machine:
@@ -63,14 +52,13 @@ class Machine:
         """Raises `MachineUnavailable`."""
         self._folder = Path(tempfile.mkdtemp(prefix="machine-"))
         self.root = self._folder / "root"
-        self.root.mkdir(mode=0o755)  # inside, everybody goes through it
         self._nspawn: subprocess.Popen[bytes] | None = None
         self._init = 0
         self._groups = [
             Path(each, self._folder.name) for each in _HIERARCHIES if Path(each, "cgroup.procs").exists()
         ]
         try:
-            self._bootstrap()
+            self._copy()
             self._install()
             self._boot()
         except BaseException:
@@ -79,16 +67,13 @@ class Machine:
 
     # --- making it ------------------------------------------------------------------------------
 
-    def _bootstrap(self) -> None:
-        packages = "systemd-sysv,dbus,python3"
-        command = ["debootstrap", "--variant=minbase", f"--include={packages}", _codename(), str(self.root)]
+    def _copy(self) -> None:
         try:
-            made = subprocess.run(command, capture_output=True, check=False, timeout=BOOTSTRAP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise MachineUnavailable(f"debootstrap had not ended within {BOOTSTRAP_SECONDS:g} s") from None
-        if made.returncode:
-            last = made.stdout.decode(errors="replace").splitlines()[-1:]
-            raise MachineUnavailable(f"debootstrap failed: {' '.join(last)}")
+            source = debian_root()
+        except DebianUnavailable as error:
+            raise MachineUnavailable(str(error)) from None
+        subprocess.run(["cp", "-ax", str(source), str(self.root)], check=True, timeout=COPY_SECONDS)
+        self.root.chmod(0o755)  # inside, everybody goes through it
 
     def _install(self) -> None:
         """The interpreter with this run's packages, and the two programs that pip would have made."""
