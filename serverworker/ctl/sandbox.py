@@ -61,7 +61,8 @@ class Sandbox:
         logs = [log for _, path in folders if (log := self._log_folder(path))]
         paths = [str(path) for what, path in folders if self._must_be_writable(what, path)]
         for path in extra:
-            self._must_be_seen("--writable", path)
+            if self._must_be_seen("--writable", path) and not Path(path).exists():
+                self._say("--writable", f"there is no {path}, and the unit would not start: make it")
         return Writable(logs=tuple(dict.fromkeys(logs)), paths=tuple(dict.fromkeys([*paths, *extra])))
 
     def _say(self, what: str, text: str) -> None:

@@ -61,7 +61,7 @@ def parse(words: Sequence[str]) -> Wanted:
         user=options.get("--user"),
         socket="--socket" in options,
         writable=tuple(str(Path(text).absolute()) for name, text in pairs if name == "--writable"),
-        output=options.get("--output"),
+        output=str(Path(options["--output"]).absolute()) if "--output" in options else None,
         words=tuple(given) if separator else None,
     )
     _check(wanted)

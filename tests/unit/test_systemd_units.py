@@ -298,9 +298,12 @@ class SandboxTests(UnitsTestCase):
         self.assertIn("ProtectHome", self.refused("--port", "unix:/home/me/s", user="wiki"))
 
     def test_writable(self) -> None:
-        """What else the application writes to is named by the operator."""
-        self.assertEqual(self.value("ReadWritePaths", writable=("/srv/a", "/srv/b c")), '/srv/a "/srv/b c"')
+        """What else the application writes to is named by the operator, and is there: else no unit starts with it."""
+        there = ("/srv/a", "/srv/b c")
+        self.patch(Path, "exists", lambda path: str(path) in there)
+        self.assertEqual(self.value("ReadWritePaths", writable=there), '/srv/a "/srv/b c"')
         self.assertIn("--writable: /tmp/x", self.refused(writable=("/tmp/x",)))
+        self.assertIn("--writable: there is no /srv/c", self.refused(writable=("/srv/c",)))
 
     def test_log_files(self) -> None:
         """A folder below /var/log is made by systemd."""
@@ -332,6 +335,12 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(wanted, expected)
         self.assertEqual(parse(("--",)).words, ())
         self.assertIsNone(parse(()).words)
+
+    def test_own_paths(self) -> None:
+        """They start where the operator is, which need not be where the session runs whose options are taken."""
+        wanted = parse(("--output", "units", "--writable", "data"))
+        here = Path.cwd()
+        self.assertEqual((wanted.output, wanted.writable), (f"{here}/units", (f"{here}/data",)))
 
     def test_bad(self) -> None:
         """Each says what it takes."""
