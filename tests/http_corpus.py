@@ -14,8 +14,6 @@ REFUSED = frozenset({0, 400, 405, 408, 413, 414, 417, 421, 426, 431, 501, 505})
 """Any refusal; 0 is a connection that is closed without a word."""
 EITHER = GOOD | REFUSED
 
-LONG_BYTES = 50_000
-
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -29,11 +27,6 @@ class Case:
     """The status of the first answer."""
     body: bytes | None = None
     """What the application is to have read as the request's body, where it is asked at all."""
-
-    @property
-    def is_endless(self) -> bool:
-        """Whether it is about a bound: what begins and never ends."""
-        return len(self.raw) > LONG_BYTES
 
 
 def _get(line: bytes = b"GET / HTTP/1.1", *headers: bytes) -> bytes:
@@ -128,7 +121,7 @@ HEADERS = (
     Case("not ASCII in the value", _get(b"GET / HTTP/1.1", b"Host: a", b"X-A: \xff\xfe"), EITHER),
     Case("an empty value", _get(b"GET / HTTP/1.1", b"Host: a", b"X-A:"), GOOD),
     Case("a long header", _get(b"GET / HTTP/1.1", b"Host: a", b"X-A: " + b"b" * 100_000), REFUSED),
-    Case("many headers", _get(b"GET / HTTP/1.1", b"Host: a", *[b"X: y"] * 10_000), REFUSED),
+    Case("many headers", _get(b"GET / HTTP/1.1", b"Host: a", *[b"X: y"] * 20_000), REFUSED),
     Case("headers without an end", b"GET / HTTP/1.1\r\n" + b"X-A: bcdefgh\r\n" * 20_000, REFUSED),
     Case("Expect unknown", _get(b"GET / HTTP/1.1", b"Host: a", b"Expect: the-unexpected"), EITHER),
     Case("Upgrade", _get(b"GET / HTTP/1.1", b"Host: a", b"Connection: Upgrade", b"Upgrade: x/1"), EITHER),
@@ -189,13 +182,13 @@ CODINGS = (
     Case("chunk extension", _chunked(b'5;a=b;c="d e"\r\nabcde\r\n0;z\r\n\r\n'), EITHER, b"abcde"),
     Case("chunk extension with LF", _chunked(b"5;a\nb\r\nabcde\r\n0\r\n\r\n" + SMUGGLED), REFUSED),
     Case("chunk extension with CR", _chunked(b"5;a\rb\r\nabcde\r\n0\r\n\r\n" + SMUGGLED), REFUSED),
-    Case("chunk extension without an end", _chunked(b"5;" + b"a" * 100_000), REFUSED),
+    Case("chunk extension without an end", _chunked(b"5;" + b"a" * 500_000), REFUSED),
     Case("chunk size ended by LF", _chunked(b"5\nabcde\r\n0\r\n\r\n" + SMUGGLED), REFUSED | {-1}),
     Case("chunk ended by LF", _chunked(b"5\r\nabcde\n0\r\n\r\n" + SMUGGLED), REFUSED),
     Case("chunk longer than said", _chunked(b"3\r\nabcde\r\n0\r\n\r\n" + SMUGGLED), REFUSED),
     Case("trailers", _chunked(b"0\r\nX-A: b\r\n\r\n"), EITHER, b""),
     Case("trailer with a length", _chunked(b"0\r\nContent-Length: 50\r\n\r\n"), EITHER, b""),
-    Case("trailers without an end", _chunked(b"0\r\n" + b"X-A: bcdefgh\r\n" * 20_000), REFUSED),
+    Case("trailers without an end", _chunked(b"0\r\n" + b"X-A: bcdefgh\r\n" * 40_000), REFUSED),
     *(
         Case(f"chunk size {size!r}", _chunked(size + b"\r\nabcde\r\n0\r\n\r\n" + SMUGGLED), REFUSED)
         for size in (b"-5", b"+5", b"0x5", b"5_0", b"5 ", b" 5", b"x", b"", b"\xb2", b"5,5", b"5\t")

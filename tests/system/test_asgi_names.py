@@ -1,4 +1,4 @@
-"""The names of uvicorn's that it does not document, and that the drain of ASGI connections rests on."""
+"""The names of uvicorn's that it does not document, and that the drain and the bound of ASGI connections rest on."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ NAMES = {
         *("transport", "server_state", "cycle", "scope", "conn", "app", "client", "server", "loop"),
         *("ws_protocol_class", "handle_websocket_upgrade", "timeout_keep_alive"),
         *("timeout_keep_alive_task", "timeout_keep_alive_handler", "connection_made", "connection_lost"),
+        *("data_received", "send_400_response"),
     ),
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": (
         *("transport", "server_state", "cycle", "scope", "pipeline", "app", "client", "server", "loop"),
         *("ws_protocol_class", "handle_websocket_upgrade", "timeout_keep_alive"),
         *("timeout_keep_alive_task", "timeout_keep_alive_handler", "connection_made", "connection_lost"),
+        *("data_received", "send_400_response", "on_headers_complete", "on_body", "url", "headers", "logger"),
     ),
     "uvicorn.protocols.http.h11_impl:RequestResponseCycle": (
-        *("transport", "scope", "response_started", "response_complete"),
+        *("transport", "scope", "response_started", "response_complete", "more_body"),
         "headers = self.default_headers + list(",
     ),
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": (
-        *("transport", "scope", "response_started", "response_complete"),
+        *("transport", "scope", "response_started", "response_complete", "more_body"),
         "headers = self.default_headers + list(",
     ),
     "uvicorn.protocols.websockets.websockets_sansio_impl:WebSocketsSansIOProtocol": (
@@ -51,5 +53,5 @@ class NamesTests(SynchronousTestCase):
                     name,
                     source,
                     f"uvicorn has changed: {place} has no {name!r} any more, which "
-                    "serverworker/processes/hosts/asgi_protocols.py needs to drain connections",
+                    "serverworker/processes/hosts/asgi_protocols.py needs to drain and bound connections",
                 )

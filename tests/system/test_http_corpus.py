@@ -43,6 +43,23 @@ async def asgi(scope, receive, send):
     await send({"type": "http.response.body", "body": answer})
 """
 
+WITHOUT_HTTPTOOLS = """
+import sys
+
+sys.modules["httptools"] = None
+
+from asked import asgi
+"""
+
+READ_BY_H11 = frozenset(
+    {
+        *("a bare LF", "LF in the value", "an HTTP/2 preface", "CONNECT"),
+        *("two lengths, equal", "a list of lengths, equal", "length and coding", "coding and length"),
+        *("chunk extension with CR", "chunk size b'5 '", "chunk size b'5\\t'"),
+    }
+)
+"""What h11 reads, most of it as RFC 9112 allows, where the other parsers refuse it."""
+
 QUIET_SECONDS = 1.5
 """So long nothing comes until it is taken that nothing will."""
 AT_ONCE = 16
@@ -78,19 +95,26 @@ class CorpusTests(SessionTestCase):
         self.check("--wsgi", "asked:wsgi")
 
     def test_asgi(self) -> None:
-        """Uvicorn's parser, which sets no bound to a head: what never ends is left out."""
-        self.check("--asgi", "asked:asgi", bounded=False)
+        """The same, in front of an ASGI application: httptools, with a bound of ours."""
+        self.check("--asgi", "asked:asgi")
+
+    def test_asgi_h11(self) -> None:
+        """The same, where httptools is not installed."""
+        self.check("--asgi", "without_httptools:asgi", besides=READ_BY_H11)
 
     if importlib.util.find_spec("uvicorn") is None:
         test_asgi.skip = "needs uvicorn: python -m pip install -e '.[frameworks]'"  # type: ignore[attr-defined]
+        test_asgi_h11.skip = test_asgi.skip  # type: ignore[attr-defined]
 
-    def check(self, option: str, reference: str, *, bounded: bool = True) -> None:
-        """All of the corpus, then whether the worker is well."""
-        session = self.session(option, reference, folder=self.folder(asked__py=APPLICATIONS))
+    def check(self, option: str, reference: str, *, besides: frozenset[str] = frozenset()) -> None:
+        """All of the corpus besides these, then whether the worker is well."""
+        folder = self.folder(asked__py=APPLICATIONS, without_httptools__py=WITHOUT_HTTPTOOLS)
+        session = self.session(option, reference, folder=folder)
         session.serving()
         session.standby_ready_or_loaded()
         pid = session.server_pid
-        cases = [case for case in CORPUS if bounded or not case.is_endless]
+        cases = [case for case in CORPUS if case.name not in besides]
+        self.assertEqual(len(cases), len(CORPUS) - len(besides))
         with ThreadPoolExecutor(AT_ONCE) as pool:
             outcomes = list(pool.map(lambda case: self.send(session, case), cases))
         faults = [
@@ -98,7 +122,7 @@ class CorpusTests(SessionTestCase):
             for case, each in zip(cases, outcomes, strict=True)
             for fault in faults_of(case, each)
         ]
-        self.assertEqual(faults, [])
+        self.assertEqual(faults, [], "\n".join(faults))
         self.assertEqual(session.get("/well"), (200, b"[GET /well ]"))
         self.assertEqual((session.server_pid, session.reports()), (pid, []))
         told = [str(event.get("text")) for event in session.events if event["event"] == "OutputLine"]

@@ -1,4 +1,4 @@
-"""uvicorn's own protocols, with what a worker adds: they are counted, and can be drained without losing a request.
+"""uvicorn's own protocols, with what a worker adds: they are counted, bounded, and drained without losing a request.
 
 Every name of uvicorn's that is not in its documentation is used in this module alone. tests/system/test_asgi_names.py
 says which those are, and fails where a new version has them no more.
@@ -19,13 +19,19 @@ from serverworker.processes.http_channel import LINGER_SECONDS
 
 CLOSE_HEADER = (b"connection", b"close")
 
+FRAMING_BYTES = 65536
+"""What a request's head, a chunk's extension or the trailers may have. h11 knows a bound, httptools none."""
+
+H11_PIECE_BYTES = 16384
+"""h11 looks at its bound when it wants more: it is given what was read in pieces, and goes past the bound by one."""
+
 Application = Callable[[Any, Any, Any], Any]
 
 
 class AsgiConnection:
     """One open connection: its transport, and the protocol that it has now."""
 
-    __slots__ = ("closed", "leaving", "protocol", "state", "transport")
+    __slots__ = ("closed", "framing_bytes", "leaving", "protocol", "state", "transport")
 
     def __init__(self, transport: Any, protocol: Any, closed: Callable[[], object]) -> None:
         self.transport = transport
@@ -35,6 +41,8 @@ class AsgiConnection:
         self.state = protocol.server_state
         self.leaving: LastTransport | None = None
         """What its protocol writes to once it is drained; a websocket never does."""
+        self.framing_bytes = 0
+        """How many bytes have come, under httptools, since a head was complete or a piece of a body came."""
 
     @property
     def is_http(self) -> bool:
@@ -185,6 +193,57 @@ class _Lingering(asyncio.Protocol):
         self._protocol.connection_lost(exc)
 
 
+def _bounded(http: Any) -> Any:
+    """A subclass of uvicorn's HTTP protocol class that keeps no more than its bound of what is no body.
+
+    Its instances have their `AsgiConnection` as `connection`.
+    """
+    return _bounded_httptools(http) if hasattr(http, "on_headers_complete") else _bounded_h11(http)
+
+
+def _bounded_httptools(http: Any) -> Any:
+    # Called as functions: this runs at every request, and super() is slower.
+    received, headed, embodied = http.data_received, http.on_headers_complete, http.on_body
+
+    class BoundedHttptools(http):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            connection = self.connection
+            connection.framing_bytes += len(data)
+            received(self, data)
+            if connection.framing_bytes > FRAMING_BYTES and not self.transport.is_closing():
+                message = "A request's head or framing is too long."
+                self.logger.warning(message)
+                self.send_400_response(message)
+
+        def on_headers_complete(self) -> None:
+            connection = self.connection
+            # It may have been a body of the same read that was counted.
+            if connection.framing_bytes > FRAMING_BYTES and self.head_bytes() > FRAMING_BYTES:
+                raise ValueError("the head is too long")  # to uvicorn it is a bad request
+            connection.framing_bytes = 0
+            headed(self)
+
+        def on_body(self, body: bytes) -> None:
+            self.connection.framing_bytes = 0
+            embodied(self, body)
+
+        def head_bytes(self) -> int:
+            return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    return BoundedHttptools
+
+
+def _bounded_h11(http: Any) -> Any:
+    class BoundedH11(http):  # type: ignore[misc]
+        def data_received(self, data: bytes) -> None:
+            for start in range(0, len(data), H11_PIECE_BYTES):
+                if self.transport.is_closing() or self.connection.protocol is not self:
+                    return  # refused, or a websocket, before which uvicorn drops what came too early
+                super().data_received(data[start : start + H11_PIECE_BYTES])
+
+    return BoundedH11
+
+
 def tracked_protocols(
     http: Any,
     websocket: Any,
@@ -197,7 +256,7 @@ def tracked_protocols(
     Its instances are made with what is to be called at the end, `closed`. A websocket is the same connection still.
     """
 
-    class TrackedHTTP(http):  # type: ignore[misc]
+    class TrackedHTTP(_bounded(http)):  # type: ignore[misc]
         def __init__(self, *, closed: Callable[[], object], **arguments: Any) -> None:
             super().__init__(**arguments)
             # What it is to call at first. One attribute alone: past 30 in an object, CPython 3.11 stores all in a
@@ -219,6 +278,16 @@ def tracked_protocols(
             made = TrackedWebsocket(**{**arguments, "server_state": self.connection.state})
             made.connection, self.connection.protocol = self.connection, made
             return made
+
+        def send_400_response(self, msg: str) -> None:
+            self.connection.drain()  # bytes left unread would reset the connection, and the answer with it
+            cycle = self.cycle
+            is_owed = cycle is not None and not cycle.response_complete
+            is_behind = bool(getattr(self, "pipeline", None))
+            if is_behind or (is_owed and (cycle.response_started or not cycle.more_body)):
+                self.transport.close()  # it would stand in the middle of an answer, or in the place of another
+            else:
+                super().send_400_response(msg)
 
         def handle_websocket_upgrade(self, *event: Any) -> None:
             self.connection.undrain()

@@ -18,6 +18,7 @@ from serverworker.processes.board import RequestBoard
 from serverworker.processes.drain import ABORT_SECONDS, IDLE_SECONDS
 from serverworker.processes.hosts.asgi_noting import logged, noted
 from serverworker.processes.hosts.asgi_protocols import (
+    FRAMING_BYTES,
     Application,
     AsgiConnection,
     tracked_protocols,
@@ -66,6 +67,7 @@ class AsgiServer(Taker):
             access_log=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            h11_max_incomplete_event_size=FRAMING_BYTES,
         )
         self._config.load()
         self._state, self._untracked_state = ServerState(), ServerState()
