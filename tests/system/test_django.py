@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import http.client
-import importlib.util
 import json
 import os
 import re
@@ -15,16 +14,16 @@ import subprocess
 import sys
 import tempfile
 from http.cookies import SimpleCookie
+from importlib.util import find_spec
 from pathlib import Path
+from unittest import skipIf
 from urllib.parse import urlencode
 
 from tests.integration.sessions import LONG, TestSession
 from tests.system import SKIP
 from tests.system.applications import ApplicationProof
 
-MISSING = (
-    None if importlib.util.find_spec("django") else "needs django: python -m pip install -e '.[frameworks]'"
-)
+MISSING = None if find_spec("django") else "needs django: python -m pip install -e '.[frameworks]'"
 
 SETTINGS = """
 from pathlib import Path
@@ -232,6 +231,23 @@ class DjangoTests(ApplicationProof):
                 self.assertIn("/admin/login/", browser.get("/admin/").location)
         self.assertEqual((clients.failures, kept.failures), ([], []))
         self.assertEqual(session.reports(), [])
+
+    @skipIf(find_spec("uvicorn") is None, "needs uvicorn: python -m pip install -e '.[frameworks]'")
+    def test_asgi(self) -> None:
+        """What `startproject` writes is served with --asgi, unchanged, and a restart costs no request."""
+        folder = self.folder()
+        command = [sys.executable, "-m", "django", "startproject", "mysite", str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        session = self.session("--asgi", "mysite.asgi:application", folder=folder)
+        session.serving()
+        with self.clients(session, keeps=True) as clients:
+            status, page = session.get("/")
+            self.assertEqual((status, b"The install worked successfully" in page), (200, True))
+            self.assertEqual(session.get("/admin/")[0], 302)
+            session.process.send_signal(signal.SIGHUP)
+            session.wait_for("RestartCompleted")
+        self.assertEqual((clients.failures, session.reports()), ([], []))
+        self.assertEqual(session.end(), 0)
 
     def test_forgery(self) -> None:
         """Without its token a form is refused, which shows that the one above was looked at."""
