@@ -114,30 +114,44 @@ class Machine:
         }
         # Groups of its own: two containers with a service of the same name would kill each other's processes.
         enter = 'for each; do [ "$each" = -- ] && break; echo $$ > "$each/cgroup.procs" || exit; shift; done; shift; exec "$@"'
-        for group in self._groups:
-            group.mkdir()
-        self._nspawn = subprocess.Popen(
-            [
-                *("sh", "-c", enter, "sh", *map(str, self._groups), "--"),
-                "systemd-nspawn",
-                f"--directory={self.root}",
-                "--register=no",
-                "--keep-unit",
-                "--boot",
-                "--console=pipe",
-                *(f"--bind-ro={outside}:{inside}" for outside, inside in binds.items()),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait_until(self._runs, "a booted container", BOOT_SECONDS)
+        try:
+            for group in self._groups:
+                group.mkdir()
+        except OSError as error:
+            raise MachineUnavailable(f"a container has no control group of its own here: {error}") from None
+        with (self._folder / "console").open("wb") as console:
+            self._nspawn = subprocess.Popen(
+                [
+                    *("sh", "-c", enter, "sh", *map(str, self._groups), "--"),
+                    "systemd-nspawn",
+                    f"--directory={self.root}",
+                    "--register=no",
+                    "--keep-unit",
+                    "--boot",
+                    "--console=pipe",
+                    *(f"--bind-ro={outside}:{inside}" for outside, inside in binds.items()),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            wait_until(self._runs, "a booted container", BOOT_SECONDS)
+        except AssertionError as error:
+            raise MachineUnavailable(f"{error}; its console: {self._console()}") from None
+
+    def _console(self) -> str:
+        """What it has said last."""
+        lines = (self._folder / "console").read_text(errors="replace").strip().splitlines()
+        return " / ".join(lines[-3:])
 
     def _runs(self) -> bool:
         assert self._nspawn is not None
         if self._nspawn.poll() is not None:
-            raise MachineUnavailable(f"systemd-nspawn ended with status {self._nspawn.returncode}")
+            raise MachineUnavailable(
+                f"systemd-nspawn ended with status {self._nspawn.returncode}: {self._console()}"
+            )
         self._init = self._find_init()
         if not self._init:
             return False
