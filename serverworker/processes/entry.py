@@ -46,6 +46,9 @@ def _end_now(ended: list[int]) -> None:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+        if ended[0] < 0:
+            signal.signal(-ended[0], signal.SIG_DFL)
+            signal.raise_signal(-ended[0])
         os._exit(ended[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,7 @@ class WorkerSession(CodeAnswers):
         shares: Shares,
         end: Callable[[int, bool], None],
     ) -> None:
-        """`end(status, at_once)` ends the process: at once, or when the reactor has stopped."""
+        """`end(status, at_once)` ends the process, below 0 by that signal: at once, or when the reactor has stopped."""
         self._reactor = reactor
         self._worker_id = worker_id
         self._pid = pid
@@ -81,6 +82,7 @@ class WorkerSession(CodeAnswers):
         self._terminated = False
         self._is_late = False
         self._has_left = False
+        self._status = 0
         self._settings = Settings()
         self._listeners: Listeners | None = None
         self._application: Application | None = None
@@ -148,12 +150,8 @@ class WorkerSession(CodeAnswers):
 
     def _load_failed(self, error: BaseException) -> None:
         self._ending = True
-        record = (
-            self._application.describe_error(error)
-            if self._application
-            else ErrorRecord.from_exception(error)
-        )
-        told = self.link.ask(commands.LoadFailed, _FAREWELL_SECONDS, error=asdict(record))
+        describe = self._application.describe_error if self._application else ErrorRecord.from_exception
+        told = self.link.ask(commands.LoadFailed, _FAREWELL_SECONDS, error=asdict(describe(error)))
         told.addBoth(lambda _: self._end_process(1, True))
 
     # --- what the monitor says ------------------------------------------------------------------
@@ -281,6 +279,8 @@ class WorkerSession(CodeAnswers):
         """The monitor does not answer (it is stopped, or ending too): drain, and end, without its word."""
         text = f"SIGTERM came from outside the session, and the monitor did not answer: {failure.getErrorMessage()}"
         reason = ExitReason(ExitKind.SESSION_END, text=text)
+        # A monitor that turns again may hear of this first, and 0 would be an end for no reason.
+        self._status = 0 if self._ending else -signal.SIGTERM
         self._leave(reason, self._settings.drain.timeout_seconds, drain=True)
 
     def _uncaught(self, error: ErrorRecord) -> None:
@@ -290,7 +290,7 @@ class WorkerSession(CodeAnswers):
     def _link_lost(self, reason: EmitError) -> None:
         """The monitor is gone: nobody will say anything any more. Finish what there is, and end."""
         if self._has_left:
-            self._end_process(0, False)
+            self._end_process(self._status, False)
             return
         text = f"the monitor is gone: {reason}"
         self._leave(
@@ -382,7 +382,7 @@ class WorkerSession(CodeAnswers):
     def _farewell(self) -> None:
         # What was told last has to arrive: the process ends when the link is gone.
         self._has_left = True
-        self._reactor.callLater(_FAREWELL_SECONDS, self._end_process, 0, False)
+        self._reactor.callLater(_FAREWELL_SECONDS, self._end_process, self._status, False)
         self.link.close()
 
     # --- telling --------------------------------------------------------------------------------

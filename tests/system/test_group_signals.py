@@ -30,6 +30,52 @@ class OrderTests(GroupSignalTestCase):
         self.strike(signal.SIGINT, monitor_last)
 
 
+HANGING = """
+    import time
+
+    from serverworker import ServerWorker, SessionAgent
+    from twisted.internet import reactor
+    from twisted.web.resource import Resource
+
+    class Root(Resource):
+        isLeaf = True
+        def render_GET(self, request):
+            ServerWorker.current().emit("hang").addErrback(lambda failure: None)
+            return b"done"
+
+    class Agent(SessionAgent):
+        async def initialize_monitor(self, monitor):
+            monitor.on("hang", lambda args: reactor.callLater(0.2, self.hang))
+        def hang(self):
+            print("hangs", flush=True)
+            time.sleep(6)
+
+    root = Root()
+    """
+
+
+class HangTests(GroupSignalTestCase):
+    """A monitor that does not turn meanwhile."""
+
+    skip = SKIP
+
+    def test_workers_end_without_its_word(self) -> None:
+        """They wait two seconds for it, then drain and end; once it turns again, it knows that nobody has died."""
+        session = self.session(
+            "--app", "hanging:root", "--agent", "hanging:Agent", folder=self.folder(hanging__py=HANGING)
+        )
+        session.standby_ready_or_loaded()
+        session.get("/")
+        wait_until(lambda: "hangs" in session.transcript(), "the hang")
+        pids = processes_of(session)
+        for pid in monitor_last(pids):
+            os.kill(pid, signal.SIGTERM)
+        self.assertEqual(session.exit_status(), 0, session.transcript())
+        self.assertNotIn("WorkerDied", [event["event"] for event in session.events], session.transcript())
+        self.assertEqual(session.reports(), [])
+        wait_until(lambda: not any(map(is_alive, pids)), "the end of all")
+
+
 class MomentTests(GroupSignalTestCase):
     """Whatever is going on."""
 
