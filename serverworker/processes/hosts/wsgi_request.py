@@ -119,6 +119,8 @@ class Answer:
         self._room = threading.Condition(threading.Lock())
         self._ahead = 0
         self._pieces: deque[tuple[bytes, bool]] = deque()
+        self._held = 0
+        """The bytes in them: counted, for they may be as many as bytes."""
         self._is_registered = False
         self._is_paused = False
         self._is_lent = False
@@ -185,6 +187,7 @@ class Answer:
             if getattr(request.channel, "_waitingForTransport", False):
                 self.pauseProducing()
         self._pieces.append((piece, last))
+        self._held += len(piece)
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -199,6 +202,7 @@ class Answer:
                 self._end()
                 request.finish()
                 return
+        self._held -= passed
         if passed:
             with self._room:
                 self._ahead -= passed
@@ -206,7 +210,7 @@ class Answer:
         self._lend_or_take_back()
 
     def _lend_or_take_back(self) -> None:
-        is_behind = sum(len(piece) for piece, _ in self._pieces) >= MOST_AHEAD
+        is_behind = self._held >= MOST_AHEAD
         if is_behind and not self._is_lent:
             self._is_lent = True
             self._threads.lend()
@@ -272,6 +276,7 @@ class Answer:
         assert request is not None
         self._request = self._call = request._answer = None
         self._pieces.clear()
+        self._held = 0
         self._stop_waiting()
         if self._is_registered:
             self._is_registered = False
