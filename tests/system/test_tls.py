@@ -225,6 +225,7 @@ class TlsTests(SessionTestCase):
                         pass
             self.assertEqual(self.shown(session), ssl.PEM_cert_to_DER_cert(issued.certificate_pem()))
             self.assertEqual(session.end(), 0)
+            self.assertNotIn("has not finished within", str(session.events))  # waited for the silent one
             silent.close()
             self.assertEqual(
                 [event for event in session.events if event["event"] in ("WorkerDied", "Fault")], []

@@ -193,14 +193,18 @@ class AsgiServer(Taker):
     def _look_soon(self, _: object) -> None:
         self._loop.call_soon(self._look)
 
-    def _close_what_is_idle(self, before: frozenset[AsgiConnection] = frozenset()) -> None:
+    def _close_what_is_idle(self, before: frozenset[object] = frozenset()) -> None:
         """Close what was idle at the last look and still is; look again as long as there are connections."""
         self._next_step = None
         idle = frozenset(connection for connection in self._connections if connection.is_waiting)
         for connection in idle & before:
             connection.leave()
-        if self._connections:
-            self._next_step = self._loop.call_later(IDLE_SECONDS, self._close_what_is_idle, idle)
+        # What still arrives waits for its client's part of the handshake of TLS.
+        for task in self._arriving & before:
+            task.cancel()
+        if self._connections or self._arriving:
+            seen: frozenset[object] = idle | self._arriving
+            self._next_step = self._loop.call_later(IDLE_SECONDS, self._close_what_is_idle, seen)
 
     def _reset(self) -> None:
         self._next_step = None
