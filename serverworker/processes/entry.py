@@ -121,7 +121,7 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
         end=end,
     )
     adopt(session.link, turning, options.channel)
-    turning.callWhenRunning(_install_signals, turning, session.terminated)
+    _take_signals(turning, session.terminated)
     turning.callWhenRunning(session.start)
     if is_uvloop:
         turning.callWhenRunning(_reap, turning)
@@ -159,9 +159,19 @@ def _ports(descriptions: list[str], sockets: dict[str, int]) -> dict[str, Any]:
     }
 
 
+def _take_signals(reactor: Any, terminated: Callable[[], None]) -> None:
+    """Have SIGTERM call `terminated` once the reactor runs; one that comes sooner waits until then.
+
+    For Twisted installs a handler of its own first, which would end the reactor below a worker that has just joined.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    reactor.callWhenRunning(_install_signals, reactor, terminated)
+
+
 def _install_signals(reactor: Any, terminated: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(terminated))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 if __name__ == "__main__":

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
 
 from tests.integration.sessions import LONG, SessionTestCase, TestSession, is_alive, wait_until
 
@@ -88,3 +92,30 @@ class GroupSignalTests(GroupSignalTestCase):
     def test_sigint(self) -> None:
         """SIGINT, in any order."""
         self.strike(signal.SIGINT, shuffled)
+
+
+EARLY = """
+import os, signal
+from twisted.internet import reactor
+from serverworker.processes import entry
+
+def told():
+    print("told")
+    reactor.stop()
+
+reactor.callWhenRunning(os.kill, os.getpid(), signal.SIGTERM)
+entry._take_signals(reactor, told)
+reactor.callLater(30, os._exit, 3)
+reactor.run()
+"""
+
+
+class EarlySignalTests(SynchronousTestCase):
+    """SIGTERM in the moment in which a worker's reactor begins to run."""
+
+    def test_before_the_handler(self) -> None:
+        """It waits for our handler: Twisted's would end the reactor, and the worker that has just joined with 1."""
+        done = subprocess.run(
+            [sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=LONG, check=False
+        )
+        self.assertEqual((done.returncode, done.stdout), (0, "told\n"), done.stderr)
