@@ -30,6 +30,8 @@ class FileChange:
 class _Watch:
     folders: frozenset[str]
     stop: threading.Event = Factory(threading.Event)
+    lost: threading.Event = Factory(threading.Event)
+    """One of the folders was removed or made anew, as by a switch to another branch: nothing more is seen of it."""
 
 
 class FileWatch:
@@ -49,9 +51,10 @@ class FileWatch:
         self._gone: Deferred[None] | None = None
 
     def watch(self, folders: Collection[str]) -> None:
-        """Watch these from now on, in the place of others."""
+        """Watch these from now on, in the place of others; anew where one of them was removed meanwhile."""
         wanted = frozenset(each for each in folders if Path(each).is_dir())
-        if not wanted or (self._watches and self._watches[-1].folders == wanted):
+        last = self._watches[-1] if self._watches else None
+        if not wanted or (last is not None and last.folders == wanted and not last.lost.is_set()):
             return
         for former in self._watches:
             self._reactor.callLater(OVERLAP_SECONDS, former.stop.set)
@@ -77,7 +80,7 @@ class FileWatch:
         try:
             for changes in changes_in(
                 *sorted(watch.folders),
-                watch_filter=lambda _, path: path.endswith(".py"),
+                watch_filter=lambda _, path: path.endswith(".py") or path in watch.folders,
                 step=_GATHER_MILLISECONDS,
                 stop_event=watch.stop,
                 rust_timeout=_WAKE_MILLISECONDS,
@@ -85,7 +88,10 @@ class FileWatch:
                 raise_interrupt=False,
                 ignore_permission_denied=True,
             ):
-                found = [FileChange(path, change is Change.added) for change, path in sorted(changes)]
+                if any(path in watch.folders for _, path in changes):
+                    watch.lost.set()
+                python = sorted(each for each in changes if each[1].endswith(".py"))
+                found = [FileChange(path, change is Change.added) for change, path in python]
                 self._reactor.callFromThread(self._changed, found)
         except Exception:
             self._reactor.callFromThread(self._failed, Failure())

@@ -70,6 +70,8 @@ class Reload:
         self._is_free = False
         """Whether somebody serves and nothing is being restarted."""
         self._is_ending = False
+        self._told_failure = ""
+        """Why the files could not be watched; empty once they were."""
         self._timer: IDelayedCall | None = None
         self._loop = LoopingCall(self._ask)
         self._loop.clock = clock
@@ -113,6 +115,7 @@ class Reload:
 
     def changed(self, changes: Iterable[FileChange]) -> None:
         """Files have changed: those that are of the code count."""
+        self._told_failure = ""
         for each in changes:
             if Path(each.path).name.startswith("."):  # an editor's own, such as Emacs' lock .#web.py
                 continue
@@ -123,11 +126,16 @@ class Reload:
             self._wait()
 
     def failed(self, failure: Failure) -> None:
-        """The watcher has: what to do about it is said, and the session goes on."""
+        """The watcher has: that is said once, what to do about it too, and the session goes on."""
+        why = failure.getErrorMessage()
+        if why == self._told_failure:
+            return
+        self._told_failure = why
         self._log.error(
-            "--reload: the files cannot be watched any more: {why}; start the session anew to have it again. Where the "
-            "system has too few inotify watches: sysctl fs.inotify.max_user_watches",
-            why=failure.getErrorMessage(),
+            "--reload: the files cannot be watched: {why}; tried again every {seconds:g} s. Where the system has too few "
+            "inotify watches: sysctl fs.inotify.max_user_watches",
+            why=why,
+            seconds=ASK_SECONDS,
         )
 
     def _wait(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import time
 from importlib.util import find_spec
@@ -101,6 +102,17 @@ class ReloadTests(SessionTestCase):
         session.wait_for("RestartFailed")
         (session.folder / "forgotten.py").write_text("")
         self.answered(session, b"two")
+
+    def test_folder_made_anew(self) -> None:
+        """A folder that a switch to another branch removes and makes anew is watched as before."""
+        session = self.begin()
+        shutil.rmtree(self.words.parent)
+        self.words.parent.mkdir()
+        self.words.write_text('WORD = b"two"\n')
+        self.answered(session, b"two")
+        time.sleep(1.5)  # until the watch that it replaces has ended
+        self.words.write_text('WORD = b"three"\n')
+        self.answered(session, b"three", SOON)
 
     def test_broken_before_the_start(self) -> None:
         """Where there is no good version yet the session ends with 78, as without ``--reload``."""

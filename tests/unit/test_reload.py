@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker import listening
@@ -244,6 +245,17 @@ class ReloadTests(SynchronousTestCase):
     def test_files_in(self) -> None:
         """The file of a syntax error, which is in no frame, is among those of a traceback."""
         self.assertEqual(files_in(TRACEBACK), {"/srv/site/web.py", "/srv/site/parts/new.py"})
+
+    def test_cannot_watch(self) -> None:
+        """Said once, though it is tried at each look; and again where it had worked in between."""
+        failure = Failure(OSError("too many watches"))
+        with capturedLogs() as told:
+            for _ in range(3):
+                self.reload.failed(failure)
+            self.reload.changed([])
+            self.reload.failed(failure)
+        self.assertEqual(len(told), 2)
+        self.assertIn("too many watches; tried again every 5 s", formatEvent(told[0]) or "")
 
 
 class ExtraTests(SynchronousTestCase):
