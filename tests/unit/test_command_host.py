@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
@@ -59,6 +60,8 @@ class Worker:
 
 class CommandTestCase(SynchronousTestCase):
     command = f"{sys.executable} serve.py --fd {{fd:socket}}"
+    short = command if len(command) <= 60 else f"{Path(sys.executable).name} …"
+    """What it is called in the log: its interpreter may lie deep down."""
 
     def setUp(self) -> None:
         self.reactor = Spawning()
@@ -252,7 +255,7 @@ class LeavingTests(CommandTestCase):
     def test_name_in_the_log(self) -> None:
         """What has outlived the deadline is told by a name that says what it is."""
         self.registered()
-        self.assertEqual(self.worker.exit_handlers[0].__qualname__, f"(the end of {self.command})")
+        self.assertEqual(self.worker.exit_handlers[0].__qualname__, f"(the end of {self.short})")
 
 
 class WordsTests(CommandTestCase):
@@ -266,7 +269,7 @@ class WordsTests(CommandTestCase):
         host = self.started()
         self.patch(command_module, "is_stopped", lambda pid: False)
         self.assertIn(
-            f"{self.command} (pid {PID}) accepts nothing on the port 'server': it has to", self.why(host)
+            f"{self.short} (pid {PID}) accepts nothing on the port 'server': it has to", self.why(host)
         )
 
     def test_no_more(self) -> None:
