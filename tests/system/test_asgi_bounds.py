@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from tests.system.asgi_case import SKIP_UVICORN, AsgiCase, variants
@@ -17,6 +18,10 @@ class AsgiBoundTests(AsgiCase):
 
     skip = SKIP_UVICORN
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.release = asyncio.Event()
+
     async def application(self, scope: Any, receive: Any, send: Any) -> None:
         early = scope["path"] == "/early"
         if early:
@@ -27,8 +32,13 @@ class AsgiBoundTests(AsgiCase):
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
+            if scope["path"] == "/hasty":  # the rest is refused meanwhile
+                await self.release.wait()
+                break
             size += len(message["body"])
             more = message["more_body"]
+        if scope["path"] == "/held":
+            await self.release.wait()
         content = b"%d" % size
         if not early:
             headers = [(b"content-length", b"%d" % len(content))]
@@ -108,6 +118,41 @@ class AsgiBoundTests(AsgiCase):
                 client.send(bad)
                 self.assertNotIn(b"400", begun + await client.all())
                 client.close()
+            await self.gone()
+
+        self.run_scenario(scenario)
+
+    def test_answered_too_late(self) -> None:
+        """What an application answers to a request that was refused meanwhile is dropped, and no error."""
+        if self.http == "h11":
+            return  # which calls it an error by itself
+
+        async def scenario() -> None:
+            client = await self.connect()
+            client.send(CHUNKED.replace(b"/ ", b"/hasty ", 1) + b"1\r\na\r\n")
+            client.send(b"nonsense\r\n")
+            self.assertIn(b" 400 ", await client.all())
+            self.release.set()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            client.close()
+            await self.gone()
+
+        with self.assertNoLogs("uvicorn.error", "ERROR"):
+            self.run_scenario(scenario)
+
+    def test_answer_owed(self) -> None:
+        """Nor does a refusal take the place of an answer that an earlier request of the connection waits for."""
+        if self.http == "h11":
+            return  # it reads no further than the request that it is at
+
+        async def scenario() -> None:
+            client = await self.connect()
+            # At once: behind the second request nothing more is read.
+            client.send(b"GET /held HTTP/1.1\r\nHost: a\r\n\r\n" + CHUNKED + b"nonsense\r\n")
+            self.assertEqual(await client.all(), b"")
+            self.release.set()
+            client.close()
             await self.gone()
 
         self.run_scenario(scenario)

@@ -147,6 +147,11 @@ class LastTransport:
         """As of a transport."""
         return self._is_leaving or bool(self._transport.is_closing())
 
+    def write(self, data: bytes) -> None:
+        """As of a transport; what an application sends after `close` is dropped."""
+        if not self._is_leaving:
+            self._transport.write(data)
+
     def close(self) -> None:
         """Close it after what is written."""
         if self._is_leaving:
@@ -280,12 +285,15 @@ def tracked_protocols(
             return made
 
         def send_400_response(self, msg: str) -> None:
+            # It would stand in the middle of an answer, or in the place of another.
+            if getattr(self, "pipeline", None):
+                self.connection.close()
+                return
             self.connection.drain()  # bytes left unread would reset the connection, and the answer with it
             cycle = self.cycle
             is_owed = cycle is not None and not cycle.response_complete
-            is_behind = bool(getattr(self, "pipeline", None))
-            if is_behind or (is_owed and (cycle.response_started or not cycle.more_body)):
-                self.transport.close()  # it would stand in the middle of an answer, or in the place of another
+            if is_owed and (cycle.response_started or not cycle.more_body):
+                self.transport.close()
             else:
                 super().send_400_response(msg)
 
