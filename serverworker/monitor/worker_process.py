@@ -85,6 +85,9 @@ class WorkerProcess(CommandLocator):
         self._ends: Ends | None = None
         self._exited: inputs.Exited | None = None
         self._dump: StackDump | None = None
+        self._keeps_program = False
+        self._awaits_program = False
+        """Whether it has started a program that has not answered yet: its own stacks do not say what takes so long."""
         self.link = Link(reactor, self, handlers, peer=source, on_lost=self._lost)
 
     # --- the process ----------------------------------------------------------------------------
@@ -100,6 +103,7 @@ class WorkerProcess(CommandLocator):
             ends.close()
             raise
         self._ends, self.pid = ends, ends.transport.pid
+        self._keeps_program = recipe.keeps_program
         self._dump = StackDump(self._reactor, ends.stacks)
         self.output.open(self._reactor, ends.stdout, ends.stderr)
         return self.pid
@@ -110,7 +114,8 @@ class WorkerProcess(CommandLocator):
             self._owner.happened(self._exited)
 
     def kill(self, *, dump: bool = False) -> None:
-        """SIGKILL; with `dump`, every thread's stack first."""
+        """SIGKILL; with `dump`, every thread's stack first, where they can tell anything."""
+        dump = dump and not self._awaits_program
         if dump and self._dump is not None and self.pid is not None and self._exited is None:
             self._dump.take(self.pid, self._kill_now)
         else:
@@ -173,6 +178,8 @@ class WorkerProcess(CommandLocator):
         def failed(failure: Failure) -> None:
             self._link_lost(f"{command.__name__} came to nothing: {failure.getErrorMessage()}")
 
+        if command is commands.Activate:
+            self._awaits_program = self._keeps_program
         self.link.ask(command, _ASK_SECONDS, **arguments).addErrback(failed)
 
     def use_certificates(self, tls: dict[str, Any]) -> None:
@@ -225,6 +232,7 @@ class WorkerProcess(CommandLocator):
     @commands.Ready.responder
     def ready(self, seconds: float) -> dict[str, Any]:
         """Its health route has answered."""
+        self._awaits_program = False
         self._owner.happened(inputs.Ready(worker=self.id))
         return {}
 

@@ -52,6 +52,8 @@ class Recipe:
     """The descriptor of the table in which all workers note how many connections they have (`shares`)."""
     reactor: str = "default"
     """Twisted's own choice, or ``asyncio``."""
+    keeps_program: bool = False
+    """Whether what serves is a program that each worker starts (``--command``)."""
 
 
 def resolve_recipe(
@@ -72,6 +74,7 @@ def resolve_recipe(
         ports=ports,
         shares=shares,
         reactor="default" if app.asgi is None else "asyncio",
+        keeps_program=app.command is not None,
     )
 
 

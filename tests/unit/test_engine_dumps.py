@@ -67,6 +67,28 @@ class DumpTests(EngineTestCase):
         self.assertEqual(self.signals, [(self.process(1).pid, DUMP_SIGNAL)])
         self.assertEqual(self.process(1).signals, [])
 
+    def activating(self, *, keeps_program: bool) -> None:
+        """A worker that was told to start its application, and is not ready."""
+        recipe = evolve(self.recipe(1), keeps_program=keeps_program)
+        self.around = evolve(self.around, recipe=lambda generation: recipe)
+        self.begin(startup_seconds=5.0)
+        self.process(1).load()
+        self.reactor.turn()
+        self.assertIn("Activate", self.orders(1))
+
+    def test_not_ready_in_time(self) -> None:
+        """One whose application does not start has its stacks dumped."""
+        self.activating(keeps_program=False)
+        pid = self.process(1).pid
+        self.reactor.pass_seconds(5)
+        self.assertEqual(self.signals, [(pid, DUMP_SIGNAL)])
+
+    def test_program_not_ready_in_time(self) -> None:
+        """One whose program does not is killed without: its own stacks do not say why. Later they may."""
+        self.activating(keeps_program=True)
+        self.reactor.pass_seconds(5)
+        self.assertEqual((self.signals, self.process(1).signals), ([], [signal.SIGKILL]))
+
     def test_no_dump(self) -> None:
         """One that is killed for no hang is not asked for its stacks."""
         self.begin()

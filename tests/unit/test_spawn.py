@@ -47,6 +47,11 @@ class RecipeTests(SynchronousTestCase):
         """A folder without links is itself."""
         self.assertEqual(self.recipe().directory, str(self.folder))
 
+    def test_keeper(self) -> None:
+        """With ``--command`` what serves is another program."""
+        made = [self.recipe(command=command).keeps_program for command in (None, "node server.js")]
+        self.assertEqual(made, [False, True])
+
     def test_switched_link(self) -> None:
         """A link is resolved anew each time: to switch it, and to restart, is a deploy."""
         for release in ("1", "2"):
