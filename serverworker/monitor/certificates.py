@@ -151,7 +151,10 @@ class Certificates:
 
     def _compare(self, found: dict[Files, Any]) -> Deferred[Any] | None:
         before, self._seen = self._seen, found
+        served = self._served()  # a restart may have changed them while they were looked at
         for files, now in found.items():
+            if files not in served:
+                continue
             if now == before.get(files) and now != self._settled.get(files):
                 self._settled[files] = now
                 read = self._in_thread(partial(read_key_pair, tls_key(self._ports(files)[0]), *files))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from twisted.internet.defer import Deferred, execute
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.monitor import certificates
@@ -274,6 +275,17 @@ class CertificatesTests(FilesTestCase):
         self.begin()
         self.pump(5)
         self.assertEqual(len(self.blocked), 1)
+
+    def test_restart_during_a_look(self) -> None:
+        """What a restart has taken out of the settings meanwhile is of no concern any more."""
+        made = self.begin()
+        self.blocked = []
+        self.pump(1)
+        answer, look = self.blocked[0]
+        made.settle(())
+        with capturedLogs() as told:
+            answer.callback(look())
+        self.assertEqual((told, len(self.blocked)), ([], 1))
 
     def test_restart(self) -> None:
         """A restart reads anew; a new file that cannot be used stops it, a served one that cannot is served on."""
