@@ -279,6 +279,8 @@ class CertificatesTests(FilesTestCase):
     def test_restart_during_a_look(self) -> None:
         """What a restart has taken out of the settings meanwhile is of no concern any more."""
         made = self.begin()
+        self.write(issue("second", days=(-1, 90)))
+        self.pump(1)
         self.blocked = []
         self.pump(1)
         answer, look = self.blocked[0]
