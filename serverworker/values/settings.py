@@ -78,14 +78,16 @@ class AppSettings:
     what a function makes."""
     wsgi_threads: int = rules.whole(10, 1, 1000)
     """How many requests a worker runs at a time where the application is WSGI; each takes a thread."""
-    asgi: str | None = rules.target_or_factory("module:attribute, such as 'mysite.api:app', or module:function()")
+    asgi: str | None = rules.target_or_factory(
+        "module:attribute, such as 'mysite.api:app', or module:function()"
+    )
     """``module:attribute``: an ASGI application, such as FastAPI's or Starlette's (``--asgi``); ``module:create_app()``
     for what a function makes."""
     plugin: tuple[str, ...] = rules.texts(
         "an array of texts, such as ['web', '--path', '.']", rules.is_argument
     )
     """A plugin of twistd and its arguments (``-- web --path .``)."""
-    command: str | None = rules.text("a command in one line, such as 'gunicorn --bind fd://{fd} mysite:app'")
+    command: str | None = rules.text("a command in one line, such as 'node server.js {fd}'")
     """A program that takes its socket from its parent, and its arguments (``--command``)."""
     agent: str | None = rules.target("module:Class, such as 'mysite.session:Wiki'")
     """``module:Class``: a SessionAgent subclass."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from serverworker.processes.hosts import asgi_server
 from tests.system.asgi_case import SKIP_UVICORN, AsgiCase, variants
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -67,6 +68,23 @@ class AsgiBoundTests(AsgiCase):
                     answer = await client.all()
                     self.assertTrue(answer.startswith(b"HTTP/1.1 400 "), (begun, len(pieces), answer))
                     client.close()
+            await self.gone()
+
+        self.run_scenario(scenario)
+
+    def test_a_head_that_stalls(self) -> None:
+        """Who sends a part of a head and no more is closed like one that sends nothing, after an answer too."""
+        self.patch(asgi_server, "KEEP_ALIVE_SECONDS", 1)
+
+        async def scenario() -> None:
+            for before in (b"", POST + b"\r\n"):
+                client = await self.connect()
+                client.send(before)
+                if before:
+                    await client.answer()
+                client.send(b"GET / HT")
+                self.assertEqual(await client.all(), b"")
+                client.close()
             await self.gone()
 
         self.run_scenario(scenario)

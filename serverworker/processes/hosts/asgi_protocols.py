@@ -219,6 +219,7 @@ def _bounded_httptools(http: Any) -> Any:
                 message = "A request's head or framing is too long."
                 self.logger.warning(message)
                 self.send_400_response(message)
+            _wait_for_head(self)
 
         def on_headers_complete(self) -> None:
             connection = self.connection
@@ -245,8 +246,23 @@ def _bounded_h11(http: Any) -> Any:
                 if self.transport.is_closing() or self.connection.protocol is not self:
                     return  # refused, or a websocket, before which uvicorn drops what came too early
                 super().data_received(data[start : start + H11_PIECE_BYTES])
+            _wait_for_head(self)
 
     return BoundedH11
+
+
+def _wait_for_head(protocol: Any) -> None:
+    """Of a head a part has come: the rest has the time of a connection on which nothing comes; uvicorn's timer is off."""
+    cycle = protocol.cycle
+    if (
+        (cycle is None or cycle.response_complete)
+        and protocol.timeout_keep_alive_task is None
+        and protocol.connection.protocol is protocol  # no websocket by now
+        and not protocol.transport.is_closing()
+    ):
+        protocol.timeout_keep_alive_task = protocol.loop.call_later(
+            protocol.timeout_keep_alive, protocol.timeout_keep_alive_handler
+        )
 
 
 def tracked_protocols(
