@@ -9,7 +9,9 @@ from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import (
+    IAddress,
     IOpenSSLServerConnectionCreator,
+    IProtocol,
     IProtocolFactory,
     IProtocolNegotiationFactory,
     IReactorTime,
@@ -60,8 +62,29 @@ class Certified:
 
 def behind_tls(factory: IProtocolFactory, certified: Certified, clock: IReactorTime) -> IProtocolFactory:
     """The same factory for clients that speak TLS."""
-    served: IProtocolFactory = TLSMemoryBIOFactory(certified, False, factory, clock)
+    served: IProtocolFactory = TLSMemoryBIOFactory(certified, False, _Reserved(factory), clock)
     return served
+
+
+@implementer(IProtocolFactory)
+class _Reserved:
+    """A factory that says nothing of the protocols it can speak inside TLS.
+
+    `Certified` has asked it. Older versions of Twisted would ask again at each connection, and write the answer into a
+    context that is in use, which pyOpenSSL refuses.
+    """
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        self._factory = factory
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        return self._factory.buildProtocol(addr)
+
+    def doStart(self) -> None:
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        self._factory.doStop()
 
 
 def ssl_context(tls: PortTls) -> ssl.SSLContext:
