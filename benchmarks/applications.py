@@ -61,8 +61,10 @@ async def app(scope, receive, send):
                 return
     if scope["path"] == "/hang":
         time.sleep(3600)
-    await send({{"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}})
-    await send({{"type": "http.response.body", "body": b"%d" % os.getpid()}})
+    body = b"%d" % os.getpid()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body))]
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.body", "body": body}})
 """
 
 
