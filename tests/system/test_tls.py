@@ -60,7 +60,7 @@ def for_another_user() -> tuple[str, ...]:
     """What a session is started by, so that another user can run this very interpreter."""
     if not sys.base_prefix.startswith("/root/"):
         return ()
-    top = "/".join(sys.base_prefix.split("/")[:3])  # such as /root/.pyenv
+    top = "/".join(sys.base_prefix.split("/")[:3])  # such as /root/pythons
     return ("unshare", "--mount", "sh", "-c", IN_ROOTS_HOME, top)
 
 

@@ -262,8 +262,8 @@ class SandboxTests(UnitsTestCase):
                 evolve(LINE, directory="/home/me/site"),
                 "the current folder, which is the application's: /home/me/site",
             ),
-            (evolve(LINE, program="/tmp/venv/bin"), "the folder of twistd: /tmp/venv/bin"),
-            (evolve(LINE, interpreter="/root/.pyenv/bin/python"), "the interpreter of twistd: /root/.pyenv"),
+            (evolve(LINE, program="/tmp/site/bin"), "the folder of twistd: /tmp/site/bin"),
+            (evolve(LINE, interpreter="/root/pythons/bin/python"), "the interpreter of twistd: /root/pythons"),
         ):
             said = self.refused(line=line)
             self.assertTrue(said.startswith(what), said)
