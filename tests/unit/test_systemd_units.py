@@ -263,7 +263,10 @@ class SandboxTests(UnitsTestCase):
                 "the current folder, which is the application's: /home/me/site",
             ),
             (evolve(LINE, program="/tmp/site/bin"), "the folder of twistd: /tmp/site/bin"),
-            (evolve(LINE, interpreter="/root/pythons/bin/python"), "the interpreter of twistd: /root/pythons"),
+            (
+                evolve(LINE, interpreter="/root/pythons/bin/python"),
+                "the interpreter of twistd: /root/pythons",
+            ),
         ):
             said = self.refused(line=line)
             self.assertTrue(said.startswith(what), said)
