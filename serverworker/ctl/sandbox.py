@@ -18,8 +18,8 @@ _HIDDEN = {
     "/home": "ProtectHome=yes hides it: put it elsewhere, such as below /srv or /opt",
     "/root": "ProtectHome=yes hides it: put it elsewhere, such as below /srv or /opt",
     "/run/user": "ProtectHome=yes hides it: use the folder of the unit's own below /run",
-    "/tmp": "PrivateTmp=yes gives the unit another one: put it elsewhere, such as below /srv",  # noqa: S108 - a name
-    "/var/tmp": "PrivateTmp=yes gives the unit another one: put it elsewhere, such as below /srv",  # noqa: S108
+    "/tmp": "PrivateTmp=yes gives the unit another one: put it elsewhere, such as below /srv",  # noqa: S108 - a name, nothing is made there
+    "/var/tmp": "PrivateTmp=yes gives the unit another one: put it elsewhere, such as below /srv",  # noqa: S108 - likewise
 }
 _LOGS = Path("/var/log")
 

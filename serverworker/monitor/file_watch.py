@@ -93,7 +93,7 @@ class FileWatch:
                 python = sorted(each for each in changes if each[1].endswith(".py"))
                 found = [FileChange(path, change is Change.added) for change, path in python]
                 self._reactor.callFromThread(self._changed, found)
-        except Exception:
+        except Exception:  # whatever it is: without it a session would be thought to be watched that is not
             self._reactor.callFromThread(self._failed, Failure())
         finally:
             self._reactor.callFromThread(self._ended, watch)

@@ -77,7 +77,8 @@ class Session:
     ) -> None:
         """`over(status)` is called when all is gone; `read` reads options and file anew for a restart.
 
-        `certificates` are those of the ports that speak TLS, as `certificates.read_all` has read them. Raises `AlreadyLaunched` where a monitor runs already.
+        `certificates` are those of the ports that speak TLS, as `certificates.read_all` has read them.
+        Raises `AlreadyLaunched` where a monitor runs already.
         """
         role.take("monitor")
         self.reactor = reactor

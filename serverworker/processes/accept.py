@@ -202,7 +202,9 @@ class AcceptReader:
             # Annotated as if it took a ServerFactory alone and answered nothing.
             adopt: Any = self._reactor.adoptStreamConnection
             transport = adopt(connection.fileno(), connection.family, guarded)
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # of the application's factory, or of the system: it costs this connection alone
             if guarded.built or not isinstance(error, OSError):
                 self._blame(Failure(), connection)
             elif error.errno in SHORTAGES:
@@ -227,7 +229,7 @@ class AcceptReader:
                 self._rest(error)
             else:
                 self._log.debug("a connection ended before it was served: {error}", error=error)
-        except Exception:
+        except Exception:  # of whatever serves the port: it costs this connection alone
             self._one_less()
             self._blame(Failure(), connection)
 
@@ -325,7 +327,7 @@ class _Guarded:
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
         try:
             protocol = self._factory.buildProtocol(addr)
-        except Exception:
+        except Exception:  # the application's: kept, and told by who has asked
             self.failure = Failure()
             return None
         self.built = True

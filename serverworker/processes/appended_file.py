@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _MODE = 0o640
@@ -82,10 +83,10 @@ class AppendedFile:
         self.close()
         for number in range(self._kept - 1, 0, -1):
             with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")  # noqa: PTH105 - as above
+                Path(f"{self.path}.{number}").replace(f"{self.path}.{number + 1}")
         with contextlib.suppress(FileNotFoundError):
             if self._kept:
-                os.replace(self.path, f"{self.path}.1")  # noqa: PTH105 - as above
+                Path(self.path).replace(f"{self.path}.1")
             else:
-                os.unlink(self.path)  # noqa: PTH108 - as above
+                Path(self.path).unlink()
         self._open()

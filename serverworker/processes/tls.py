@@ -47,7 +47,7 @@ class Certified:
         context.set_alpn_select_callback(self._select)
         self._context = context
 
-    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:  # noqa: N802, N803 - Twisted's own names
+    def serverConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """The OpenSSL side of a connection that was accepted."""
         connection = SSL.Connection(self._context, None)
         connection.set_app_data(tlsProtocol)

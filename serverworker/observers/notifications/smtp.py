@@ -84,18 +84,18 @@ class Talk(smtp.ESMTPClient):
 
     # --- what Twisted asks ----------------------------------------------------------------------
 
-    def getMailFrom(self) -> str | None:  # noqa: N802 - Twisted's name
+    def getMailFrom(self) -> str | None:
         """The sender, once: then the talk is over."""
         if self._begun:
             return None
         self._begun = True
         return self._mail.sender
 
-    def getMailTo(self) -> list[str]:  # noqa: N802 - Twisted's name
+    def getMailTo(self) -> list[str]:
         """Who is to get it."""
         return list(self._mail.recipients)
 
-    def getMailData(self) -> BytesIO:  # noqa: N802 - Twisted's name
+    def getMailData(self) -> BytesIO:
         """The mail."""
         self._sent = True
         return BytesIO(self._mail.content)
@@ -116,7 +116,7 @@ class Talk(smtp.ESMTPClient):
         self._end(Undelivered("the server's answer has a line without an end"))
         self._abort()
 
-    def esmtpState_starttls(self, code: int, resp: bytes) -> None:  # noqa: N802 - Twisted's name
+    def esmtpState_starttls(self, code: int, resp: bytes) -> None:
         """Make the connection secure. What came before that must not count as if it came after."""
         if self.clearLineBuffer():
             self._end(
@@ -126,7 +126,7 @@ class Talk(smtp.ESMTPClient):
             return
         super().esmtpState_starttls(code, resp)
 
-    def sentMail(self, code: int, resp: bytes, numOk: int, addresses: Any, log: Any) -> None:  # noqa: N802, N803 - Twisted's names
+    def sentMail(self, code: int, resp: bytes, numOk: int, addresses: Any, log: Any) -> None:
         """The server has decided."""
         self._close_soon()
         if code not in smtp.SUCCESS:
@@ -148,7 +148,7 @@ class Talk(smtp.ESMTPClient):
         for_good = all(rcpt_code >= 500 for _, rcpt_code, _ in left)
         self._end(Undelivered(_refusals(left), refused=for_good, done=done))
 
-    def sendError(self, exc: Any) -> None:  # noqa: N802 - Twisted's name
+    def sendError(self, exc: Any) -> None:
         """Something went wrong before the mail was decided about."""
         self._close_soon()
         code = getattr(exc, "code", None)

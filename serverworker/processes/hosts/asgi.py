@@ -76,7 +76,7 @@ def load_asgi(reference: str) -> Host:
     Raises `ApplicationError` where that is no ASGI application.
     """
     try:
-        import uvicorn  # noqa: F401
+        import uvicorn  # noqa: F401 - whether it is there; what is needed of it is imported where it is used
     except ModuleNotFoundError as error:
         if error.name != "uvicorn":
             raise

@@ -210,7 +210,7 @@ def _bounded_httptools(http: Any) -> Any:
     # Called as functions: this runs at every request, and super() is slower.
     received, headed, embodied = http.data_received, http.on_headers_complete, http.on_body
 
-    class BoundedHttptools(http):  # type: ignore[misc]
+    class BoundedHttptools(http):  # type: ignore[misc] # the base is found at run time
         def data_received(self, data: bytes) -> None:
             connection = self.connection
             connection.framing_bytes += len(data)
@@ -240,7 +240,7 @@ def _bounded_httptools(http: Any) -> Any:
 
 
 def _bounded_h11(http: Any) -> Any:
-    class BoundedH11(http):  # type: ignore[misc]
+    class BoundedH11(http):  # type: ignore[misc] # the base is found at run time
         def data_received(self, data: bytes) -> None:
             for start in range(0, len(data), H11_PIECE_BYTES):
                 if self.transport.is_closing() or self.connection.protocol is not self:
@@ -265,41 +265,10 @@ def _wait_for_head(protocol: Any) -> None:
         )
 
 
-def tracked_protocols(
-    http: Any,
-    websocket: Any,
-    *,
-    entered: Callable[[AsgiConnection], object],
-    left: Callable[[AsgiConnection], object],
-) -> Any:
-    """A subclass of uvicorn's HTTP protocol class that tells of each connection's beginning and end.
+def _refusing(http: Any) -> Any:
+    """A subclass of a bounded class whose answer to a bad request reaches its client, and never stands inside another."""
 
-    Its instances are made with what is to be called at the end, `closed`. A websocket is the same connection still.
-    """
-
-    class TrackedHTTP(_bounded(http)):  # type: ignore[misc]
-        def __init__(self, *, closed: Callable[[], object], **arguments: Any) -> None:
-            super().__init__(**arguments)
-            # What it is to call at first. One attribute alone: past 30 in an object, CPython 3.11 stores all in a
-            # slower way, and uvicorn has 28.
-            self.connection: Any = closed
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            # As after an answer: whoever sends nothing is not kept for ever.
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-            self.connection = AsgiConnection(transport, self, self.connection)
-            if websocket is not None:
-                self.ws_protocol_class = self.make_websocket
-            entered(self.connection)
-
-        def make_websocket(self, **arguments: Any) -> Any:
-            made = TrackedWebsocket(**{**arguments, "server_state": self.connection.state})
-            made.connection, self.connection.protocol = self.connection, made
-            return made
-
+    class Refusing(http):  # type: ignore[misc] # the base is found at run time
         def send_400_response(self, msg: str) -> None:
             # It would stand in the middle of an answer, or in the place of another.
             if getattr(self, "pipeline", None):
@@ -313,15 +282,62 @@ def tracked_protocols(
             else:
                 super().send_400_response(msg)
 
-        def handle_websocket_upgrade(self, *event: Any) -> None:
-            self.connection.undrain()
-            super().handle_websocket_upgrade(*event)
+    return Refusing
 
+
+def _tracked_websocket(websocket: Any, left: Callable[[AsgiConnection], object]) -> Any:
+    """A subclass of uvicorn's websocket class that tells of its end; None where there is no such class."""
+    if websocket is None:
+        return None
+
+    class TrackedWebsocket(websocket):  # type: ignore[misc] # the base is found at run time
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             left(self.connection)
 
-    class TrackedWebsocket(websocket or object):  # type: ignore[misc]
+    return TrackedWebsocket
+
+
+def tracked_protocols(
+    http: Any,
+    websocket: Any,
+    *,
+    entered: Callable[[AsgiConnection], object],
+    left: Callable[[AsgiConnection], object],
+) -> Any:
+    """A subclass of uvicorn's HTTP protocol class that tells of each connection's beginning and end.
+
+    Its instances are made with what is to be called at the end, `closed`. A websocket is the same connection still.
+    """
+    tracked_websocket = _tracked_websocket(websocket, left)
+
+    class TrackedHTTP(_refusing(_bounded(http))):  # type: ignore[misc] # the base is found at run time
+        def __init__(self, *, closed: Callable[[], object], **arguments: Any) -> None:
+            super().__init__(**arguments)
+            # What it is to call at first. One attribute alone: past 30 in an object, CPython 3.11 stores all in a
+            # slower way, and uvicorn has 28.
+            self.connection: Any = closed
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            # As after an answer: whoever sends nothing is not kept for ever.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self.connection = AsgiConnection(transport, self, self.connection)
+            if tracked_websocket is not None:
+                self.ws_protocol_class = self.make_websocket
+            entered(self.connection)
+
+        def make_websocket(self, **arguments: Any) -> Any:
+            made = tracked_websocket(**{**arguments, "server_state": self.connection.state})
+            made.connection, self.connection.protocol = self.connection, made
+            return made
+
+        def handle_websocket_upgrade(self, *event: Any) -> None:
+            self.connection.undrain()
+            super().handle_websocket_upgrade(*event)
+
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             left(self.connection)
@@ -335,7 +351,7 @@ def untracked_protocol(http: Any, application: Application) -> Any:
     It says to be a connection of this machine by TCP: an application that asks for its client would fail otherwise.
     """
 
-    class UntrackedHTTP(http):  # type: ignore[misc]
+    class UntrackedHTTP(http):  # type: ignore[misc] # the base is found at run time
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.app = application

@@ -112,10 +112,10 @@ class TakenPort:
         self._socket = listening
         self.factory = factory
 
-    def startListening(self) -> None:  # noqa: N802  (Twisted's name)
+    def startListening(self) -> None:
         """Nothing: the monitor listens."""
 
-    def stopListening(self) -> None:  # noqa: N802
+    def stopListening(self) -> None:
         """Nothing: a worker that leaves stops accepting by itself, before its application is stopped."""
 
     def getHost(self) -> IAddress:
