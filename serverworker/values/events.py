@@ -9,6 +9,11 @@ from attrs import frozen
 from serverworker.values.causes import Beat, Cause, RequestInFlight
 from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.errors import ErrorRecord
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 
 
 @frozen(kw_only=True)
@@ -280,44 +285,6 @@ class LoginFailed:
     text: str
     failures: int
     """How many there were from there in a row."""
-
-
-@frozen(kw_only=True)
-class NotificationDelivered:
-    """A mail server or a webhook has taken a message."""
-
-    sink: str
-    """``mail`` or ``webhook``."""
-    to: str
-    """In words, such as ``ops@example.org by smtp.example.org:587``."""
-    subject: str
-    message_id: str
-    """The same for every attempt at one message."""
-    attempt: int
-    """1 for the first."""
-
-
-@frozen(kw_only=True)
-class NotificationFailed:
-    """A message did not get through. Told once for each time that a sink fails, not for each attempt."""
-
-    sink: str
-    to: str
-    subject: str
-    attempt: int
-    text: str
-    """Why."""
-    next_step: str
-
-
-@frozen(kw_only=True)
-class NotificationsDropped:
-    """Messages that do not go out, or not each by itself."""
-
-    count: int
-    text: str
-    """Why."""
-    next_step: str
 
 
 @frozen(kw_only=True)

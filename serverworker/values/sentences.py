@@ -10,6 +10,11 @@ from serverworker.values import events
 from serverworker.values.causes import RequestInFlight
 from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.events import Event
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 
 _SHOWN_REQUESTS = 3
 
@@ -251,19 +256,19 @@ def _login_failed(event: events.LoginFailed) -> Row:
     )
 
 
-def _notification_delivered(event: events.NotificationDelivered) -> Row:
+def _notification_delivered(event: NotificationDelivered) -> Row:
     attempt = "" if event.attempt == 1 else f", at attempt {event.attempt}"
     return "info", f"told by {event.sink}, to {event.to}{attempt}: {event.subject}"
 
 
-def _notification_failed(event: events.NotificationFailed) -> Row:
+def _notification_failed(event: NotificationFailed) -> Row:
     return "warn", (
         f"{event.sink} to {event.to} failed at attempt {event.attempt}: {event.text}; {event.next_step}; "
         f"the message is {event.subject!r}"
     )
 
 
-def _notifications_dropped(event: events.NotificationsDropped) -> Row:
+def _notifications_dropped(event: NotificationsDropped) -> Row:
     return "warn", f"{_count(event.count, 'notification')} held back or lost: {event.text}; {event.next_step}"
 
 
@@ -323,9 +328,9 @@ _TABLE: dict[type[Event], Callable[[Any], Row]] = {
     events.OutputDropped: _output_dropped,
     events.OperatorAction: _operator_action,
     events.LoginFailed: _login_failed,
-    events.NotificationDelivered: _notification_delivered,
-    events.NotificationFailed: _notification_failed,
-    events.NotificationsDropped: _notifications_dropped,
+    NotificationDelivered: _notification_delivered,
+    NotificationFailed: _notification_failed,
+    NotificationsDropped: _notifications_dropped,
     events.JournalResumed: _journal_resumed,
     events.Fault: _fault,
     events.SessionEnding: _session_ending,

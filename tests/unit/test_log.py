@@ -14,6 +14,11 @@ from serverworker.values.causes import Beat, Cause, CauseKind
 from serverworker.values.certificate_events import CertificateExpiring, CertificateInUse
 from serverworker.values.errors import ErrorRecord
 from serverworker.values.events import Event, Told
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 from serverworker.values.sentences import sentence, source_of, traceback_of
 
 ERROR = ErrorRecord(
@@ -321,7 +326,7 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "somebody at 192.0.2.7 did not get into the dashboard: a wrong key (2 times in a row)",
     ),
     (
-        events.NotificationDelivered(
+        NotificationDelivered(
             sink="mail", to="ops@example.org by smtp:587", subject="worker 1 died", message_id="x", attempt=1
         ),
         "monitor",
@@ -329,7 +334,7 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "told by mail, to ops@example.org by smtp:587: worker 1 died",
     ),
     (
-        events.NotificationDelivered(
+        NotificationDelivered(
             sink="webhook", to="chat.example.org", subject="worker 1 died", message_id="x", attempt=3
         ),
         "monitor",
@@ -337,7 +342,7 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "told by webhook, to chat.example.org, at attempt 3: worker 1 died",
     ),
     (
-        events.NotificationFailed(
+        NotificationFailed(
             sink="webhook",
             to="chat.example.org",
             subject="worker 1 died",
@@ -351,7 +356,7 @@ EXAMPLES: list[tuple[Event, str, LogLevel, str]] = [
         "the message is 'worker 1 died'",
     ),
     (
-        events.NotificationsDropped(count=1, text="20 an hour are enough", next_step="they are summed up"),
+        NotificationsDropped(count=1, text="20 an hour are enough", next_step="they are summed up"),
         "monitor",
         LogLevel.warn,
         "1 notification held back or lost: 20 an hour are enough; they are summed up",

@@ -14,7 +14,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from serverworker.observers.notifications import delivery
 from serverworker.observers.notifications.delivery import Delivery, Undelivered
 from serverworker.observers.notifications.spool import Item
-from serverworker.values.events import NotificationDelivered, NotificationFailed, NotificationsDropped
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 from tests.unit.notification_case import AT, FakeSink, down, message
 
 DAY = 86400.0

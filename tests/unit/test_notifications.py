@@ -14,7 +14,12 @@ from serverworker.observers.notifications.delivery import Undelivered
 from serverworker.observers.notifications.observer import CALM_SECONDS, MOST_EARLY
 from serverworker.values import events
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import Fault, NotificationDelivered, NotificationFailed, NotificationsDropped
+from serverworker.values.events import Fault
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 from tests.unit.notification_case import DEATH, FakeSink, NotificationTestCase, death_of, down
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -14,7 +14,11 @@ from twisted.python.failure import Failure
 
 from serverworker.observers.notifications.spool import Item
 from serverworker.processes.awaiting import within
-from serverworker.values.events import NotificationDelivered, NotificationFailed, NotificationsDropped
+from serverworker.values.notification_events import (
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationsDropped,
+)
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 600.0

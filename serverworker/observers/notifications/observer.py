@@ -18,16 +18,8 @@ from serverworker.observers.notifications.spool import LEDGER_NAME, Found, Item,
 from serverworker.observers.notifications.spool_writer import InThread, SpoolWriter
 from serverworker.processes.awaiting import record_of, within
 from serverworker.values.errors import ErrorRecord
-from serverworker.values.events import (
-    Event,
-    Fault,
-    NotificationFailed,
-    NotificationsDropped,
-    ServerRunning,
-    SessionEnded,
-    SessionEnding,
-    Told,
-)
+from serverworker.values.events import Event, Fault, ServerRunning, SessionEnded, SessionEnding, Told
+from serverworker.values.notification_events import NotificationFailed, NotificationsDropped
 from serverworker.values.notify_settings import NotifySettings
 from serverworker.values.state import SessionState
 
