@@ -6,8 +6,8 @@
 
 One contender runs at a time, until all of its processes are idle, then for `--seconds` more. Memory is in MB (10⁶
 bytes): RSS, and PSS (smaps_rollup), in which a page that several processes share is divided among them. Processor time
-is in percent of one core, from /proc/PID/task/*/schedstat; a wake-up is a voluntary context switch. `others` is the
-guardian of ours. Ours has one standby beside its workers, as by default. supervisord and procmon keep as many children
+is in percent of one core, from /proc/PID/task/*/schedstat; a wake-up is a voluntary context switch. `others` are the
+guardian and the fork server of ours. Ours has one standby beside its workers, as by default. supervisord and procmon keep as many children
 of `twisted.web`, each on a port of its own; circus hands them its socket.
 
 Owed: the monitor's idle processor time grows no more than linearly with the workers, and stays under 1 % of a core with
@@ -46,6 +46,8 @@ from benchmarks.verdicts import Verdicts
 CONTENDERS = (OURS, GUNICORN_SYNC, SUPERVISORD, CIRCUS, PROCMON)
 COUNTS = (1, 2, 10, 50)
 EACH_ITS_OWN_PORT = (SUPERVISORD, PROCMON)
+OTHERS = ("guardian_child", "fork_server")
+"""In the command lines of those processes of ours that are neither monitor nor workers."""
 CALM_SECONDS = 240.0
 """How long a contender may take until it has started all and is idle."""
 NOISE_PERCENT = 0.02
@@ -89,7 +91,7 @@ def measure(contender: Contender, workers: int, seconds: float, root: Path) -> C
         monitor = running.process.pid
         wait_until_idle(running, workers + 1)
         pids = family(monitor)
-        others = {pid for pid in pids if "guardian_child" in command_line(pid)}
+        others = {pid for pid in pids if any(name in command_line(pid) for name in OTHERS)}
         parts = ({monitor}, pids - {monitor} - others, others)
         before = [activity(each) for each in parts]
         began = time.monotonic()

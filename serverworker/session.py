@@ -39,6 +39,7 @@ from serverworker.observers.systemd import (
 from serverworker.operators import Operators, OperatorSockets, bind_surfaces
 from serverworker.options import Options, conclude_check, settle
 from serverworker.processes.descendants import set_subreaper
+from serverworker.processes.forking import ForkServer
 from serverworker.processes.reaper import Reaper
 from serverworker.processes.references import load_agent
 from serverworker.processes.state_directory import (
@@ -108,6 +109,7 @@ def makeService(options: Options) -> MonitorService:
         watchdog_seconds=manager.watchdog_seconds if manager is not None else None,
         environment=dict(os.environ),
         parent_options=options.parent or {},
+        fork_server=options.fork_server,
     )
 
 
@@ -135,6 +137,7 @@ class MonitorService(Service):
         watchdog_seconds: float | None,
         environment: Mapping[str, str],
         parent_options: dict[str, Any],
+        fork_server: ForkServer | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -166,6 +169,7 @@ class MonitorService(Service):
             over=self._session_over,
             read=read,
             certificates=certificates,
+            fork_server=fork_server,
         )
 
     def setServiceParent(self, parent: Any) -> None:

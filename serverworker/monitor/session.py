@@ -15,6 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from serverworker.decisions import inputs
+from serverworker.monitor.agent_setup import AgentSetup
 from serverworker.monitor.certificates import Certificates, Files
 from serverworker.monitor.configuration import Configuration, policy_of
 from serverworker.monitor.console_commands import ConsoleCommands
@@ -30,11 +31,13 @@ from serverworker.monitor.watches import Watches
 from serverworker.processes.agent import SessionAgent
 from serverworker.processes.awaiting import finished, record_of, within
 from serverworker.processes.exit_handlers import ExitHandlers
+from serverworker.processes.forking import ForkServer, ForkSpawner
 from serverworker.processes.guardian import Guardian
+from serverworker.processes.hosts.needed import modules_of
 from serverworker.processes.role import THIS_PROCESS, ProcessRole
 from serverworker.processes.shares import Shares
 from serverworker.processes.shell import ShellResult
-from serverworker.processes.spawn import InterpreterSpawner, Recipe, Spawner, resolve_recipe
+from serverworker.processes.spawn import Recipe, Spawner, passed_on, resolve_recipe
 from serverworker.values import events
 from serverworker.values.errors import ConfigurationError, NotDone, PortUnavailable
 from serverworker.values.events import Event, Told
@@ -48,8 +51,6 @@ from serverworker.wire.emits import Handlers
 OWN_COMMANDS = ("status", "restart", "exit", "set", "emit", "events", "crashes", "logs", "help")
 """The console's own commands; an agent's may not have these names."""
 
-_AGENT_SECONDS = 10.0
-"""How long workers wait for the agent to set the monitor up before they go on without."""
 _STEP_SECONDS = 5.0
 """How long each step of the monitor's own end may take."""
 
@@ -73,11 +74,13 @@ class Session:
         read: Callable[[], Settings] | None = None,
         certificates: Mapping[Files, KeyPair] | None = None,
         spawner: Spawner | None = None,
+        fork_server: ForkServer | None = None,
         role: ProcessRole = THIS_PROCESS,
     ) -> None:
         """`over(status)` is called when all is gone; `read` reads options and file anew for a restart.
 
-        `certificates` are those of the ports that speak TLS, as `certificates.read_all` has read them.
+        `certificates` are those of the ports that speak TLS, as `certificates.read_all` has read them; `fork_server`
+        is one that runs already.
         Raises `AlreadyLaunched` where a monitor runs already.
         """
         role.take("monitor")
@@ -101,10 +104,12 @@ class Session:
         self.previous: events.PreviousSession | None = None
         """How the session before this one ended, once its journal was read."""
         self._recipes: dict[int, Recipe] = {}
-        self._agent_ready: Deferred[None] | None = None
+        self._agent_setup = AgentSetup(reactor, take_key=self._take_key, fault=self._fault)
         self._keep_key: Callable[[str], object] = lambda key: None
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
+        if spawner is None:
+            spawner = self._open_spawner(fork_server)
         self._shell = ShellCommands(reactor, stream.publish, self._guardian)
         self._shares = Shares.create()
         self.flow = OutputFlow(
@@ -116,7 +121,7 @@ class Session:
         self.engine = Engine(
             Surroundings(
                 reactor=reactor,
-                spawner=spawner or InterpreterSpawner(reactor),
+                spawner=spawner,
                 handlers=self.handlers,
                 stream=stream,
                 recipe=self._recipe,
@@ -134,6 +139,18 @@ class Session:
         self._chance = Random(seed).random  # noqa: S311 - jitter, not a secret
         self._watches = Watches(reactor, self.engine, settings, self._chance)
         stream.observe(self._watch_own_events, ignore_lines)
+
+    def _open_spawner(self, fork_server: ForkServer | None) -> Spawner:
+        spawner = ForkSpawner(
+            self.reactor,
+            environment={**passed_on(self._environment), **self._guardian.environment},
+            preload=modules_of(self.settings.app),
+            watch=self._guardian.watch,
+            forget=self._guardian.forget,
+            first=fork_server,
+        )
+        self.at_end(spawner.close)
+        return spawner
 
     @property
     def settings(self) -> Settings:
@@ -167,33 +184,12 @@ class Session:
         )
         self.certificates.start(self.settings.tls, self._hand_over_certificates)
         if agent is not None:
-            self._set_up(agent)
+            self._agent_setup.begin(agent, self.handle)
         self.engine.happened(inputs.Start())
 
-    def _set_up(self, agent: SessionAgent) -> None:
-        """The workers are started meanwhile, but told their settings only when the agent's handlers are there."""
-        launched = ensureDeferred(agent.launch(monitor=self.handle))
-        bounded = within(self.reactor, _AGENT_SECONDS, "initialize_monitor", launched)
-        self._agent_ready = bounded.addCallbacks(self._take_key, self._agent_failed)
-
-    def _take_key(self, key: object) -> None:
-        if key is None:
-            return
-        try:
-            if not isinstance(key, str) or not key or not key.isprintable() or key != key.strip():
-                # Not the key itself: this stands in the log.
-                raise TypeError(
-                    "initialize_monitor answers the session key, a text of printable characters in one line, or None; "
-                    f"not this {type(key).__name__}"
-                )
-            self._keep_key(key)
-        except Exception:
-            self._fault("the agent's session key", Failure(), "a key that was made at random holds")
-        else:
-            self.key = key
-
-    def _agent_failed(self, failure: Failure) -> None:
-        self._fault("the agent's initialize_monitor", failure, "the session goes on with what it had set up")
+    def _take_key(self, key: str) -> None:
+        self._keep_key(key)
+        self.key = key
 
     def _recipe(self, generation: int) -> Recipe:
         """One for each generation, so that a worker that dies is followed by one of the same code."""
@@ -217,8 +213,7 @@ class Session:
         return self._ports.own_names([port for port in old.ports if port.socket not in kept])
 
     async def _told_at_join(self, generation: int) -> dict[str, Any]:
-        if self._agent_ready is not None:
-            await self._agent_ready
+        await self._agent_setup.over()
         settings = self.configuration.of(generation)
         return {
             "settings": settings.for_worker(),

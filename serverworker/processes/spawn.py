@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +28,9 @@ is the edit before this one."""
 
 WORKER_VARIABLE = "SERVERWORKER_WORKER"
 """The worker's id, in its environment and so in that of all that it starts: what it leaves behind is known by it."""
+
+ENTRY = ("-u", "-m", "serverworker.processes.entry")
+"""Behind the interpreter in a worker's command line."""
 
 
 @frozen(kw_only=True)
@@ -135,6 +138,68 @@ class Spawner(Protocol):
         """Start one. Raises `OSError` where the system cannot. `protocol` may be told of the exit before this returns."""
 
 
+@frozen(kw_only=True)
+class Start:
+    """What one worker's process is started with, in whatever way."""
+
+    arguments: tuple[str, ...]
+    """Of the worker's `entry`."""
+    environment: Mapping[str, str]
+    descriptors: tuple[int, ...]
+    """Each is to be the one of its place here: the first is its standard input."""
+
+
+def connected(recipe: Recipe, worker_id: int, start: Callable[[Start], Any]) -> Ends:
+    """Make what connects a worker with the monitor; `start` starts the process and answers its transport.
+
+    Whatever `start` or the system raises, nothing stays open.
+    """
+    with ExitStack() as undo, ExitStack() as theirs:
+        channel, worker_channel = socket.socketpair()
+        undo.callback(channel.close)
+        theirs.callback(worker_channel.close)
+        channel.setblocking(False)
+        pipes = []
+        for _ in ("stdout", "stderr", "stacks"):
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            undo.callback(os.close, reading)
+            theirs.callback(os.close, writing)
+            os.set_blocking(reading, False)
+            pipes.append((reading, writing))
+        (stdout, worker_stdout), (stderr, worker_stderr), (stacks, worker_stacks) = pipes
+        board, worker_board = RequestBoard.create()
+        undo.callback(board.close)
+        theirs.callback(os.close, worker_board)
+        nothing = theirs.enter_context(open(os.devnull, "rb"))
+        standard = (nothing.fileno(), worker_stdout, worker_stderr)
+        own = (worker_channel.fileno(), worker_stacks, worker_board, recipe.shares)
+        transport = start(_start_of(recipe, worker_id, standard, own))
+        undo.pop_all()
+    return Ends(
+        transport=transport, channel=channel, stdout=stdout, stderr=stderr, stacks=stacks, board=board
+    )
+
+
+def _start_of(
+    recipe: Recipe, worker_id: int, standard: tuple[int, ...], own: tuple[int, int, int, int]
+) -> Start:
+    sockets = tuple(port.socket.fileno() for port in recipe.ports)
+    first = FIRST_DESCRIPTOR + len(sockets)
+    arguments = [
+        f"--worker={worker_id}",
+        f"--directory={recipe.directory}",
+        f"--reactor={recipe.reactor}",
+        *(f"--{name}={first + place}" for place, name in enumerate(("channel", "stacks", "board", "shares"))),
+        *(f"--port={port.name}={port.description}" for port in recipe.ports),
+    ]
+    environment = {
+        **recipe.environment,
+        **listen_environment([port.name for port in recipe.ports]),
+        WORKER_VARIABLE: str(worker_id),
+    }
+    return Start(arguments=tuple(arguments), environment=environment, descriptors=(*standard, *sockets, *own))
+
+
 class InterpreterSpawner:
     """Starts each worker as a new interpreter."""
 
@@ -143,55 +208,16 @@ class InterpreterSpawner:
 
     def spawn(self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol) -> Ends:
         """See `Spawner.spawn`."""
-        with ExitStack() as undo, ExitStack() as theirs:
-            channel, worker_channel = socket.socketpair()
-            undo.callback(channel.close)
-            theirs.callback(worker_channel.close)
-            channel.setblocking(False)
-            pipes = []
-            for _ in ("stdout", "stderr", "stacks"):
-                reading, writing = os.pipe2(os.O_CLOEXEC)
-                undo.callback(os.close, reading)
-                theirs.callback(os.close, writing)
-                os.set_blocking(reading, False)
-                pipes.append((reading, writing))
-            (stdout, worker_stdout), (stderr, worker_stderr), (stacks, worker_stacks) = pipes
-            board, worker_board = RequestBoard.create()
-            undo.callback(board.close)
-            theirs.callback(os.close, worker_board)
-            descriptors = (worker_channel.fileno(), worker_stacks, worker_board, recipe.shares)
-            output = (worker_stdout, worker_stderr)
-            transport = self._start(recipe, worker_id, protocol, output, descriptors)
-            undo.pop_all()
-        return Ends(
-            transport=transport, channel=channel, stdout=stdout, stderr=stderr, stacks=stacks, board=board
-        )
 
-    def _start(
-        self,
-        recipe: Recipe,
-        worker_id: int,
-        protocol: IProcessProtocol,
-        output: tuple[int, int],
-        theirs: tuple[int, int, int, int],
-    ) -> Any:
-        sockets = [port.socket.fileno() for port in recipe.ports]
-        numbers = range(FIRST_DESCRIPTOR + len(sockets), FIRST_DESCRIPTOR + len(sockets) + len(theirs))
-        arguments = [recipe.python, "-u", "-m", "serverworker.processes.entry", f"--worker={worker_id}"]
-        arguments.extend((f"--directory={recipe.directory}", f"--reactor={recipe.reactor}"))
-        for name, number in zip(("channel", "stacks", "board", "shares"), numbers, strict=True):
-            arguments.append(f"--{name}={number}")
-        arguments.extend(f"--port={port.name}={port.description}" for port in recipe.ports)
-        environment = {
-            **recipe.environment,
-            **listen_environment([port.name for port in recipe.ports]),
-            WORKER_VARIABLE: str(worker_id),
-        }
-        with open(os.devnull, "rb") as nothing:
-            descriptors = dict(enumerate((nothing.fileno(), *output)))
-            descriptors.update(enumerate((*sockets, *theirs), FIRST_DESCRIPTOR))
-            # Neither path nor uid: with them Twisted forks the whole monitor instead of using posix_spawn. The
-            # worker changes its folder itself.
+        def start(worker: Start) -> Any:
+            # Neither path nor uid: with them Twisted forks the whole monitor instead of using posix_spawn. The worker
+            # changes its folder itself.
             return self._reactor.spawnProcess(
-                protocol, recipe.python, arguments, env=environment, childFDs=descriptors
+                protocol,
+                recipe.python,
+                [recipe.python, *ENTRY, *worker.arguments],
+                env=worker.environment,
+                childFDs=dict(enumerate(worker.descriptors)),
             )
+
+        return connected(recipe, worker_id, start)
