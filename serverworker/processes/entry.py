@@ -5,7 +5,6 @@ Standard library only until the descriptors are settled: some of Twisted's modul
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import gc
@@ -24,7 +23,7 @@ from serverworker.processes.inheritance import inherited_sockets
 def main(arguments: list[str]) -> None:
     """Run a worker until it ends. `arguments` are those that `spawn` writes."""
     gc.disable()  # nothing of what is imported is garbage; to look for it takes a tenth of a start
-    options = _parse(arguments)
+    options = _Options(arguments)
     # A session of its own: a ^C on the terminal does not reach it, and its children can be ended together with it.
     os.setsid()
     os.chdir(options.directory)
@@ -53,15 +52,19 @@ def _end_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serverworker worker")
-    parser.add_argument("--worker", type=int, required=True)
-    parser.add_argument("--directory", required=True)
-    parser.add_argument("--reactor", default="default")
-    for name in ("channel", "stacks", "board", "shares"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--port", action="append", default=[])
-    return parser.parse_args(arguments)
+class _Options:
+    """What `spawn` has written. Not by argparse, which takes a fifth of the start of a worker that was forked."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        given = [word.removeprefix("--").partition("=") for word in arguments]
+        values = {name: value for name, _, value in given}
+        self.worker = int(values["worker"])
+        self.directory = values["directory"]
+        self.reactor = values["reactor"]
+        self.channel, self.stacks, self.board, self.shares = (
+            int(values[name]) for name in ("channel", "stacks", "board", "shares")
+        )
+        self.ports = [value for name, _, value in given if name == "port"]
 
 
 _REAP_SECONDS = 0.5
@@ -95,7 +98,7 @@ def _reap(reactor: Any) -> None:
     reactor.callLater(_REAP_SECONDS, _reap, reactor)
 
 
-def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
+def _run(options: _Options, sockets: dict[str, int]) -> int:
     is_uvloop = options.reactor == "asyncio" and _install_asyncio()
     from twisted.internet import reactor
 
@@ -116,7 +119,7 @@ def _run(options: argparse.Namespace, sockets: dict[str, int]) -> int:
         reactor=turning,
         worker_id=options.worker,
         pid=os.getpid(),
-        ports=_ports(options.port, sockets),
+        ports=_ports(options.ports, sockets),
         board=RequestBoard.attach(options.board),
         shares=Shares(options.shares),
         end=end,
