@@ -17,7 +17,6 @@ from twisted.python import usage
 
 from serverworker.config_file import read_file
 from serverworker.processes.fork_early import fork_early
-from serverworker.processes.forking import ForkServer
 from serverworker.values.errors import Problem
 from serverworker.values.exit_status import ExitStatus
 from serverworker.values.ports import port_key
@@ -222,8 +221,6 @@ class Options(usage.Options):
         # twistd changes it when it daemonises.
         self.folder = str(Path.cwd())
         """Where relative paths start."""
-        self.fork_server: ForkServer | None = None
-        """One that was forked off before the options were read, where that could be."""
         self._ports: list[tuple[str, str]] = []
         self._plugin: tuple[str, ...] = ()
         self._words: Sequence[str] = ()
@@ -250,8 +247,7 @@ class Options(usage.Options):
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the arguments. Wrong usage is told on stderr and ends the process with status 64."""
-        # Here nothing secret has been read yet.
-        self.fork_server = fork_early(self.parent)
+        self.fork_server = fork_early(self.parent)  # nothing secret has been read yet
         self._words = sys.argv[1:] if options is None else options
         try:
             super().parseOptions(options)

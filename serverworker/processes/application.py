@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from serverworker.processes.give_way import give_way
 from serverworker.processes.hosts.finding import find_host
 from serverworker.processes.hosts.interface import Host
 from serverworker.processes.references import load_agent, theirs
@@ -37,6 +38,7 @@ class Application:
 
     async def load(self) -> None:
         """Import and build; register with the worker. Starts nothing."""
+        give_way()
         agent = load_agent(self._settings.agent) if self._settings.agent else None
         self._host = find_host(self._settings, self._worker)
         self._host.broken = self._broken
@@ -62,6 +64,7 @@ class Application:
 
     async def activate(self) -> None:
         """Start what there is to start."""
+        give_way()
         if self._host is not None:
             await self._host.activate(self._worker)
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from serverworker.processes.give_way import give_way
 from serverworker.processes.inheritance import inherited_sockets
 
 
@@ -41,11 +42,13 @@ def _end_now(status: int) -> NoReturn:
 
     Not by way of `sys.exit` and `atexit`: what a fork server had registered there would come too late.
     """
+    give_way()
     threading._shutdown()  # type: ignore[attr-defined]  # what an interpreter calls first of all
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
+    give_way()
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)
         signal.raise_signal(-status)
@@ -109,6 +112,7 @@ def _run(options: _Options, sockets: dict[str, int]) -> int:
     from serverworker.processes.worker_session import WorkerSession
     from serverworker.wire.link import adopt
 
+    give_way()
     gc.enable()
     turning: Any = reactor
     turning.seconds = time.monotonic
@@ -124,6 +128,7 @@ def _run(options: _Options, sockets: dict[str, int]) -> int:
         shares=Shares(options.shares),
         end=end,
     )
+    give_way()
     adopt(session.link, turning, options.channel)
     _take_signals(turning, session.terminated)
     turning.callWhenRunning(session.start)

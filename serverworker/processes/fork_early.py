@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serverworker.processes import fork_server
@@ -109,7 +109,7 @@ def why_not(parent: Mapping[str, Any], modules: Mapping[str, Any], command_line:
     return None
 
 
-def _foreign(modules: Mapping[str, Any]) -> Iterable[str]:
+def _foreign(modules: Mapping[str, Any]) -> Iterator[str]:
     for name, module in modules.items():
         top = name.partition(".")[0]
         if name.startswith(_PLUGINS):

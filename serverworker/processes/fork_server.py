@@ -21,7 +21,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +28,10 @@ from attrs import frozen
 
 from serverworker.processes import fork_channel
 from serverworker.processes.forked import Forked, become_worker, name_process
+from serverworker.processes.give_way import give_way
 
-_REST_SECONDS = 0.001
+_AT_A_TIME = 64
+"""Files that are looked at before others have their turn: half a millisecond."""
 
 MODULE = "serverworker.processes.fork_server"
 
@@ -153,8 +154,8 @@ def _answer(message: fork_channel.Message, files: Sequence[_File]) -> Any:
 
 def _changed(files: Sequence[_File]) -> str | None:
     for place, file in enumerate(files):
-        if place % 64 == 63:
-            time.sleep(_REST_SECONDS)
+        if place % _AT_A_TIME == 0:
+            give_way()
         if file.is_another():
             return file.path
     return None

@@ -15,6 +15,7 @@ from typing import NoReturn
 from attrs import frozen
 
 from serverworker.processes import entry
+from serverworker.processes.give_way import give_way
 from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.spawn import ENTRY, WORKER_VARIABLE
 
@@ -31,10 +32,12 @@ class Forked:
 def become_worker(forked: Forked) -> NoReturn:
     """Run the worker; ends the process."""
     place_descriptors(forked.descriptors)
+    give_way()
     os.environ.clear()
     os.environ.update(forked.environment)
     time.tzset()
     name_process(("python", *ENTRY, *forked.arguments), forked.environment)
+    give_way()
     _open_standard_streams()
     sys.argv[:] = [entry.__file__, *forked.arguments]
     sys.orig_argv[:] = [sys.executable, *ENTRY, *forked.arguments]
@@ -58,7 +61,7 @@ def place_descriptors(descriptors: Sequence[int]) -> None:
 
 def _open_standard_streams() -> None:
     """As ``python -u`` does: what is printed leaves the process at once."""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # final, for all but the interpreter
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115 - final, but not for what stands in for the interpreter
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, f"__{name}__")
         stream = io.TextIOWrapper(

@@ -20,6 +20,7 @@ from serverworker.processes.application import Application
 from serverworker.processes.awaiting import record_of, within
 from serverworker.processes.board import RequestBoard
 from serverworker.processes.exit_handlers import ExitHandlers
+from serverworker.processes.give_way import give_way
 from serverworker.processes.health import heartbeat_for
 from serverworker.processes.heartbeat import Heartbeat
 from serverworker.processes.imported_files import CodeAnswers
@@ -31,7 +32,7 @@ from serverworker.values.causes import Beat, CauseKind
 from serverworker.values.errors import ApplicationError, EmitError, ErrorRecord
 from serverworker.values.reasons import ExitKind, ExitReason
 from serverworker.values.settings import Settings
-from serverworker.values.tls import PortTls
+from serverworker.values.tls import ports_told
 from serverworker.wire import commands
 from serverworker.wire.emits import Handlers
 from serverworker.wire.link import Link
@@ -109,6 +110,7 @@ class WorkerSession(CodeAnswers):
             worker=self._worker_id,
             pid=self._pid,
         )
+        give_way()
         self._settings = Settings.from_json(answer["settings"])
         self.link.limit_values(self._settings.ipc.maximum_bytes)
         self._listeners = Listeners(
@@ -119,7 +121,7 @@ class WorkerSession(CodeAnswers):
             bind=self._settings.workers.bind,
             configured={port.name: port.describe() for port in self._settings.ports},
             access=access_log_for(self._settings.output, answer["key"]),
-            tls=_port_tls(answer.get("tls")),
+            tls=ports_told(answer.get("tls")),
         )
         worker = ServerWorker(
             worker_id=self._worker_id,
@@ -228,13 +230,14 @@ class WorkerSession(CodeAnswers):
     def use_certificates(self, tls: Any) -> dict[str, Any]:
         """The files have changed: new connections get what is in them now."""
         if self._listeners is not None:  # who has not joined yet is told then
-            self._listeners.use_tls(_port_tls(tls))
+            self._listeners.use_tls(ports_told(tls))
         return {}
 
     # --- health ---------------------------------------------------------------------------------
 
     def _activated(self) -> None:
         if not self._ending and self._heartbeat is not None:
+            give_way()
             self._heartbeat.start()
 
     def _broken(self, failure: Failure) -> None:
@@ -341,6 +344,7 @@ class WorkerSession(CodeAnswers):
             self._note(f"draining: {number} connection{' is' if number == 1 else 's are'} open")
         if drain:
             self._begin_drain(reason)
+        give_way()
         await self._exit_handlers.run(reason, seconds)
         if self._listeners is not None and drain:
             # Nor is whoever develops to have one more answer of the old code in a browser that was idle.
@@ -393,7 +397,3 @@ class WorkerSession(CodeAnswers):
     def _exit_handler_failed(self, name: str, failure: Failure) -> None:
         self._note(f"{name} failed: {failure.getErrorMessage()}; the exit goes on")
         self._log.failure("{name} failed; the exit goes on", failure=failure, name=name)
-
-
-def _port_tls(told: dict[str, Any] | None) -> dict[str, PortTls]:
-    return {name: PortTls(**each) for name, each in (told or {}).items()}

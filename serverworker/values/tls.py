@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from attrs import field, frozen
 
@@ -85,3 +86,8 @@ def tls_problems(
         elif command is not None:
             text = "app.command takes the bare socket: give that program the certificate, or have a proxy in front of it"
             yield Problem(tls_key(each.name), text)
+
+
+def ports_told(told: Mapping[str, Mapping[str, Any]] | None) -> dict[str, PortTls]:
+    """What a worker is told of its ports that speak TLS, by their names."""
+    return {name: PortTls(**each) for name, each in (told or {}).items()}
