@@ -40,6 +40,7 @@ from serverworker.operators import Operators, OperatorSockets, bind_surfaces
 from serverworker.options import Options, conclude_check, settle
 from serverworker.processes.descendants import set_subreaper
 from serverworker.processes.forking import ForkServer
+from serverworker.processes.library_pages import give_back_library_pages
 from serverworker.processes.reaper import Reaper
 from serverworker.processes.references import load_agent
 from serverworker.processes.state_directory import (
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Options", "makeService"]
 
+_SETTLED_SECONDS = 1.0
+"""After the start the libraries have been set up, and what that took can be given back."""
 _OWN_FAULT = "the monitor has a fault of its own"
 _log = Logger(namespace="serverworker.monitor")
 
@@ -231,6 +234,11 @@ class MonitorService(Service):
         operators.open()
         self._open_console(operators.desk)
         self.session.start(str(state.path), agent, state.write_key)
+        self._give_back_later()
+
+    def _give_back_later(self) -> None:
+        timer = self._reactor.callLater(_SETTLED_SECONDS, self._in_thread, give_back_library_pages)
+        self.session.at_end(lambda: timer.cancel() if timer.active() else None)
 
     def _adopt_orphans(self) -> None:
         """Not before: a process that daemonises is another one afterwards."""

@@ -241,7 +241,7 @@ class FakeWorkerProcess(CommandLocator):
 
     # What the monitor does to it.
 
-    def signalProcess(self, number: int) -> None:  # noqa: N802 - IProcessTransport
+    def signalProcess(self, number: int) -> None:
         """A signal. SIGKILL ends it in the next turn."""
         if self.pid is None:
             raise ProcessExitedAlready

@@ -254,7 +254,7 @@ class _Running:
         registerReapProcessHandler(self.pid, self)  # which calls `processEnded` at once if it has ended
         return result
 
-    def reapProcess(self) -> None:  # noqa: N802 - what Twisted's reaper calls
+    def reapProcess(self) -> None:
         """A child of this process has ended: this one?"""
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
