@@ -14,6 +14,10 @@ worker, because they were open before the kill and it may have accepted them. A 
 Here every connection that is not answered has failed. `calm` is the longest gap of the half second before: what
 client and machine cost by themselves.
 
+The client has a core of its own, where there are two, and the contenders have the others: what it measures is how
+long they make it wait, and not how long it waits for its own turn beside them, as no real client does.
+(`--shared-cores` leaves that to the kernel.)
+
 All contenders run at the same time, but one after the other is under load, round by round, so that the machine's ups
 and downs fall on all of them. Ours runs with its defaults and is started anew for each kill, since from the second
 death in a minute on a back-off delays the next standby: every kill is the first one of a session that is whole.
@@ -61,6 +65,7 @@ APART_SECONDS = 2.5
 ALONE_SECONDS = 1.0
 """A reload is over when nobody old has answered for so long."""
 RELOAD_SECONDS = 30.0
+ALL_CORES = os.sched_getaffinity(0)
 PEER_NAMES = [contender.name for contender in CONTENDERS if contender is not OURS]
 
 
@@ -175,9 +180,14 @@ def judge(
 
 
 async def started(stack: contextlib.ExitStack, root: Path, contender: Contender, seconds: float) -> Running:
-    """Start it, and wait until it answers, with its standby where it has one."""
+    """Start it on the contenders' cores, and wait until it answers, with its standby where it has one."""
     place = Place(folder=new_folder(root, contender.name, seconds), port=free_port())
-    running = stack.enter_context(Running(contender, place))
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, ALL_CORES - own or own)
+    try:
+        running = stack.enter_context(Running(contender, place))
+    finally:
+        os.sched_setaffinity(0, own)
     await wait_for_answer(place.port)
     await ready(running, 2)
     return running
@@ -307,9 +317,12 @@ def main() -> int:
         action="append",
         help="what the application's import takes; repeats (default: 0, then 1)",
     )
+    parser.add_argument("--shared-cores", action="store_true", help="the client has no core of its own")
     parser.add_argument("--peer", action="append", choices=PEER_NAMES, help="only this peer; repeats")
     options = parser.parse_args()
     there = installed([OURS, *(each for each in CONTENDERS if each.name in (options.peer or PEER_NAMES))])
+    if len(ALL_CORES) > 1 and not options.shared_cores:
+        os.sched_setaffinity(0, {min(ALL_CORES)})
     verdicts = Verdicts()
     for seconds in options.import_seconds or [0.0, 1.0]:
         label = f"import {seconds:g} s"

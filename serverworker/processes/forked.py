@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import io
@@ -43,11 +44,18 @@ def become_worker(forked: Forked) -> NoReturn:
     sys.orig_argv[:] = [sys.executable, *ENTRY, *forked.arguments]
     # What `multiprocessing` imports in the processes that it spawns.
     sys.modules["__main__"] = entry
+    _forget_plugins()
     try:
         entry.main(list(forked.arguments))
     except BaseException:  # the frames above are not the worker's
         sys.excepthook(*sys.exc_info())
     os._exit(1)
+
+
+def _forget_plugins() -> None:
+    """Where plugins are looked for was settled when the package was imported, without the application's folder."""
+    for name in [each for each in sys.modules if each.startswith("twisted.plugins")]:
+        del sys.modules[name]
 
 
 def place_descriptors(descriptors: Sequence[int]) -> None:
@@ -86,6 +94,9 @@ def name_process(words: Sequence[str], environment: Mapping[str, str] | None = N
     """
     command_line, block = _blocks()
     _overwrite(command_line, words)
+    with contextlib.suppress(OSError):
+        # A fork of twistd's would be called that too, and be meant by every pkill.
+        Path("/proc/self/comm").write_text(Path(sys.executable).name)
     if environment is not None:
         first = [name for name in (MARK_VARIABLE, WORKER_VARIABLE) if name in environment]
         names = [*first, *(name for name in environment if name not in first)]
@@ -100,7 +111,11 @@ def room_for_names() -> tuple[int, int]:
 
 def _blocks() -> tuple[range, range]:
     """Where in memory the two lie (proc(5)). Both are empty where the kernel does not say."""
-    fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return range(0), range(0)
     start, end, environment_start, environment_end = (int(field) for field in fields[45:49])
     return range(start, end), range(environment_start, environment_end)
 

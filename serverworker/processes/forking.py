@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from serverworker.processes import fork_channel
+from serverworker.processes.descendants import read_process
 from serverworker.processes.spawn import Ends, InterpreterSpawner, Recipe, Start, connected
 
 MODULE = "serverworker.processes.fork_server"
@@ -32,6 +33,9 @@ FIRST_SECONDS = 2.0
 
 AGAIN_SECONDS = 10.0
 """Between the starts of two fork servers."""
+
+_UNKNOWN_STATUS = 255 << 8
+"""Exit status 255, which is what asyncio says in this case."""
 
 _READ_AT_START = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "LANG", "OPENSSL_", "SSL_")
 """What the names of variables begin with that Python, the C library and OpenSSL read once, when a process starts."""
@@ -58,11 +62,15 @@ class ForkedProcess:
 
     def reapProcess(self) -> None:
         """Called by Twisted after each SIGCHLD."""
-        if self.pid is not None:
+        if self.pid is None:
+            return
+        try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                unregisterReapProcessHandler(pid, self)
-                self.processEnded(status)
+        except ChildProcessError:  # somebody else in this process has taken its status
+            pid, status = self.pid, _UNKNOWN_STATUS
+        if pid:
+            unregisterReapProcessHandler(pid, self)
+            self.processEnded(status)
 
     def processEnded(self, status: int) -> None:
         """Called by Twisted where the process has ended before it could be registered."""
@@ -135,7 +143,12 @@ class ForkServer(ProcessProtocol):
         if "error" in answer:
             number = answer["error"] or errno.EAGAIN
             raise OSError(number, os.strerror(number))
-        return ForkedProcess(answer["pid"], protocol)
+        pid: int = answer["pid"]
+        entry = read_process(pid)
+        if entry is not None and entry.parent != os.getpid():
+            # Nobody would see its death. Its channel is closed with the error, and with it it ends.
+            raise ForkServerLost(f"what it forks is not adopted by this process, but by {entry.parent}")
+        return ForkedProcess(pid, protocol)
 
     def end(self) -> None:
         """End it, whatever it is at: it has nothing to lose."""
@@ -185,7 +198,11 @@ class ForkSpawner:
 
     def spawn(self, recipe: Recipe, worker_id: int, protocol: IProcessProtocol) -> Ends:
         """See `Spawner.spawn`."""
-        server = self._ready_server() if self._may_fork(recipe) else None
+        server = None
+        if self._may_fork(recipe):
+            server = self._ready_server()
+        else:
+            self._end_server()
         if server is not None:
             try:
                 return connected(recipe, worker_id, partial(server.fork, protocol))
@@ -195,16 +212,14 @@ class ForkSpawner:
                     why=str(lost),
                     id=worker_id,
                 )
-                server.end()
-                self._server = None
+                self._end_server()
                 self._start()
         return self._interpreter.spawn(recipe, worker_id, protocol)
 
     def close(self) -> None:
         """End the fork server; no worker is to be started any more."""
         self._closed = True
-        if self._server is not None:
-            self._server.end()
+        self._end_server()
 
     def _may_fork(self, recipe: Recipe) -> bool:
         """Whether a new interpreter would be no other than this one."""
@@ -230,6 +245,11 @@ class ForkSpawner:
                 "no fork server can be started ({error}): workers take longer to start", error=error
             )
 
+    def _end_server(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.end()
+
     def _take(self, server: ForkServer) -> None:
         server.on_end = partial(self._ended, server)
         self._server = server
@@ -242,8 +262,7 @@ class ForkSpawner:
             self._forget(server.pid)
         if server is self._server:
             self._server = None
-            if not self._closed:
-                self._log.info("the fork server has ended: {how}", how=server.ended)
+            self._log.info("the fork server has ended: {how}", how=server.ended)
 
 
 def start_fork_server(reactor: Any, environment: Mapping[str, str]) -> ForkServer:
