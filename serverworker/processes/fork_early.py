@@ -7,6 +7,7 @@ own (`forking`).
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -70,6 +71,7 @@ def fork_early(parent: Mapping[str, Any] | None) -> ForkServer | None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # or the child might write it once more
+    gc.freeze()  # no collection, here or there, writes into the pages that are shared from now on
     try:
         pid = os.fork()
     except OSError:
