@@ -110,6 +110,8 @@ class ForkServer(ProcessProtocol):
 
     def is_ready(self, seconds: float) -> bool:
         """Whether all is imported; waits for so long until it is."""
+        if self.ended is not None:
+            return False
         self._channel.settimeout(seconds)
         try:
             while self._loading:
@@ -228,7 +230,7 @@ class ForkSpawner:
         )
 
     def _ready_server(self) -> ForkServer | None:
-        if self._server is None:
+        if self._server is None or self._server.ended is not None:
             self._start()
         patience, self._patience = self._patience, 0.0
         return self._server if self._server is not None and self._server.is_ready(patience) else None
