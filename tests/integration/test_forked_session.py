@@ -169,15 +169,13 @@ class ForkedSessionTests(ForkedSessionTestCase):
         self.assert_forks_all_the_same(daemon)
 
     def test_umask(self) -> None:
-        """Likewise where an option changes what the monitor is after it was forked from."""
-        folder = self.folder()
-        daemon = Daemon(folder, "--port", "tcp:0:interface=127.0.0.1", twistd=("--umask=027",))
-        self.addCleanup(daemon.clean_up)
-        self.assertEqual(daemon.launch().returncode, 0)
-        self.assertEqual(daemon.get(), b"ok\n")
-        for pid in daemon.worker_pids:
+        """Likewise, in the foreground, where an option changes what the monitor is after it has read its options."""
+        session = self.begin(runner=("twistd", "-n", "--pidfile=", "--umask=027"))
+        (server,) = fork_servers(session.process.pid)
+        self.assertFalse(is_ours(server))
+        worker = self.until_forked(session)
+        for pid in (worker, session.process.pid):
             self.assertRegex(Path(f"/proc/{pid}/status").read_text(), r"(?m)^Umask:\t0027$")
-        self.assert_forks_all_the_same(daemon)
 
     def assert_forks_all_the_same(self, daemon: Daemon) -> None:
         """A fork server was started, and forks; the monitor is the parent of all."""
