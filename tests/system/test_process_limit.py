@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+from serverworker.processes.descendants import children_of
+from serverworker.processes.forking import MODULE
 from tests.integration.faults.ground import Ground
 from tests.integration.sessions import SessionTestCase, wait_until
 from tests.system import SKIP
@@ -25,8 +27,17 @@ def new_group() -> Path | None:
     return None
 
 
+def fork_servers(monitor: int) -> list[int]:
+    """The children of a monitor that fork workers for it."""
+    return [
+        child.pid
+        for child in children_of(monitor)
+        if MODULE.encode() in Path("/proc", str(child.pid), "cmdline").read_bytes()
+    ]
+
+
 class ProcessLimitTests(SessionTestCase):
-    """The monitor alone is limited, so that no fault of the machine is made."""
+    """The monitor and its fork server alone are limited, so that no fault of the machine is made."""
 
     skip = SKIP
 
@@ -38,7 +49,8 @@ class ProcessLimitTests(SessionTestCase):
         ground = Ground(self.folder())
         self.addCleanup(self.remove, group)
         self.addCleanup(ground.close)
-        (group / "cgroup.procs").write_text(str(ground.monitor))
+        for pid in (ground.monitor, *fork_servers(ground.monitor)):
+            (group / "cgroup.procs").write_text(str(pid))
         (group / "pids.max").write_text((group / "pids.current").read_text())
         ground.tally.start()
         victim = ground.serving
