@@ -14,7 +14,6 @@ def give_way() -> None:
     A process that goes on working is left its processor until the kernel's next tick, 4 ms later, even where others
     wait for it and the next processor is idle (measured, Linux 6.18, on two of them). One that sleeps is not.
     """
-    with suppress(
-        OSError
-    ):  # where the system refuses (libfaketime answers EINVAL) nobody may die of a courtesy
+    with suppress(OSError):
+        # Where the system refuses, as with libfaketime (EINVAL), nobody may die of a courtesy.
         time.sleep(GIVE_WAY_SECONDS)
