@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,13 +37,27 @@ def send(channel: socket.socket, content: Any, descriptors: Sequence[int] = ()) 
 
 def receive(channel: socket.socket) -> Message:
     """The next message. Raises EOFError where the peer has ended, and OSError, TimeoutError among them, as a socket."""
-    first, descriptors, _, _ = socket.recv_fds(
-        channel, _HEADER.size, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-    )
-    header = first + _exactly(channel, _HEADER.size - len(first)) if first else b""
-    if not header:
-        raise EOFError("the other end is closed")
-    return Message(json.loads(_exactly(channel, *_HEADER.unpack(header))), tuple(descriptors))
+    first, descriptors = _beginning(channel)
+    try:
+        header = first + _exactly(channel, _HEADER.size - len(first)) if first else b""
+        if not header:
+            raise EOFError("the other end is closed")
+        return Message(json.loads(_exactly(channel, *_HEADER.unpack(header))), tuple(descriptors))
+    except BaseException:  # nobody else knows of them
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+
+
+def _beginning(channel: socket.socket) -> tuple[bytes, array[int]]:
+    """Of a message what is there of its length, and the descriptors. As `socket.recv_fds`, whose flags Python 3.11 ignores."""
+    descriptors = array("i")
+    room = socket.CMSG_LEN(MOST_DESCRIPTORS * descriptors.itemsize)
+    first, ancillary, _, _ = channel.recvmsg(_HEADER.size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+    return first, descriptors
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:
