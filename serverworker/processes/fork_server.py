@@ -170,14 +170,16 @@ def fork_orphan() -> int:
     try:
         between = os.fork()
         if between == 0:
+            pid = -errno.EAGAIN
             try:
                 pid = os.fork()
             except OSError as error:
                 pid = -(error.errno or errno.EAGAIN)
-            if pid == 0:
-                return 0
-            os.write(writing, str(pid).encode())
-            os._exit(0)
+            finally:  # whatever it was: there must be no second fork server
+                if pid != 0:
+                    os.write(writing, str(pid).encode())
+                    os._exit(0)
+            return 0
         os.waitpid(between, 0)
         pid = int(os.read(reading, 32))  # BlockingIOError where the one between was killed before it had told
     finally:

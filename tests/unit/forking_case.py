@@ -191,6 +191,8 @@ class SpawnerCase(ForkingCase):
         for each in (self.first, *self.reactor.servers):
             each.channel.close()
         self.assertEqual(open_descriptors(), self.before)
+        # Closed by whom they belonged to, not by Python when it found that nobody wants them.
+        self.assertEqual([each["message"] for each in self.flushWarnings()], [])
 
     def recipe(self, python: str = sys.executable, **environment: str) -> Recipe:
         return Recipe(

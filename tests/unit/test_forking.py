@@ -50,6 +50,7 @@ class ForkTests(SpawnerCase):
         self.first.answers(READY)
         self.assert_interpreter(self.recipe("/srv/venv/bin/python"))
         self.assertEqual(self.reactor.workers[0][0], "/srv/venv/bin/python")
+        self.assertEqual((self.reactor.servers, self.log), ([], []))
         self.assertTrue(self.first.was_ended())
 
     def test_read_at_start(self) -> None:
@@ -58,6 +59,7 @@ class ForkTests(SpawnerCase):
             self.first.answers(READY)
             self.assert_interpreter(self.recipe(**{f"{beginning}_MORE": "1"}))
             self.assertTrue(self.first.was_ended(), beginning)
+            self.assertEqual((self.reactor.servers, self.log), ([], []))
             self.first.channel.close()
             self.first = self.new_first()
 
@@ -70,6 +72,7 @@ class ForkTests(SpawnerCase):
         less = {name: value for name, value in with_less.environment.items() if name != "LANG"}
         self.assert_interpreter(evolve(with_less, environment=less))
         self.assertTrue(self.first.was_ended())
+        self.assertEqual((self.reactor.servers, self.log), ([], []))
 
     def test_back_again(self) -> None:
         """A recipe that may be forked again, after one that might not, has a fork server started."""
