@@ -1,4 +1,4 @@
-"""A fork server as a process of its own, this one in the monitor's place; and what an application finds in a fork."""
+"""A fork server as a process of its own, with this one in the monitor's place."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from serverworker.processes.fork_server import IGNORED, MODULE
 from serverworker.processes.guardian import MARK_VARIABLE
 from serverworker.processes.spawn import ENTRY, WORKER_VARIABLE
 from tests.integration.programs import own_environment
-from tests.integration.sessions import LONG, is_alive, wait_until
-from tests.integration.test_forked_session import ForkedSessionTestCase, command_line, environment, is_forked
+from tests.integration.sessions import LONG
+from tests.integration.test_forked_session import command_line, environment
 
 PROBE = """
     import json, os, random, signal, subprocess, sys, time
@@ -159,8 +159,8 @@ class ForkServerTestCase(SynchronousTestCase):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
-    def open_in(self, pid: int) -> list[str]:
-        return sorted(os.listdir(f"/proc/{pid}/fd"), key=int)
+    def open_in(self, pid: int) -> set[str]:
+        return {each.name for each in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 class ForkedWorkerTests(ForkServerTestCase):
@@ -220,7 +220,7 @@ class ForkedWorkerTests(ForkServerTestCase):
     def test_proc(self) -> None:
         """The system shows a worker's command line, its name and its marks, as whole words, however long the rest."""
         marks = {MARK_VARIABLE: "0123456789abcdef", WORKER_VARIABLE: "7"}
-        worker = self.fork("--worker=7", "--directory=/" + "x" * 5000, FIRST="a", LONG="x" * 200_000, **marks)
+        worker = self.fork("--worker=7", "--directory=/" + "x" * 5000, FIRST="a", LONG="x" * 100_000, **marks)
         worker.seen()
         words = command_line(worker.pid)
         wanted = ["python", *ENTRY, "--worker=7"]
@@ -335,87 +335,3 @@ class ForkServerTests(ForkServerTestCase):
             self.server.send_signal(number)
         self.fork().seen()
         self.assertIsNone(self.server.poll())
-
-
-APPLICATION = """
-    import atexit, json, logging.handlers, multiprocessing, os, sys, tempfile
-    from twisted.application.service import IServiceMaker
-    from twisted.internet.threads import deferToThread
-    from twisted.plugin import getPlugins
-    from twisted.web.resource import Resource
-    from twisted.web.server import NOT_DONE_YET
-
-    FOLDER = os.path.dirname(__file__)
-    PID = os.getpid()
-    kept = tempfile.TemporaryDirectory(prefix="kept-", dir=FOLDER)
-    target = logging.FileHandler(f"{FOLDER}/log-{PID}")
-    logging.getLogger("late").addHandler(logging.handlers.MemoryHandler(1000, target=target))
-    logging.getLogger("late").error("kept until the end")
-    file = open(f"{FOLDER}/exit-{PID}", "w")
-    atexit.register(file.write, "at exit")
-    atexit.register(lambda: 1 / 0)
-
-    def double(number):
-        return number * 2
-
-    def multiply():
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.map(double, [21])
-
-    def path():
-        return sys.path[:1] + [each for each in sys.path if each == FOLDER]
-
-    def plugins():
-        return [each.tapname for each in getPlugins(IServiceMaker)]
-
-    class Root(Resource):
-        isLeaf = True
-
-        def render_GET(self, request):
-            call = {b"/multiply": multiply, b"/path": path, b"/plugins": plugins}.get(request.path, list)
-            called = deferToThread(call)
-            called.addCallback(lambda found: request.write(json.dumps(found).encode()))
-            called.addCallback(lambda _: request.finish())
-            return NOT_DONE_YET
-    """
-
-PLUGIN = """
-    from twisted.application.service import ServiceMaker
-
-    found = ServiceMaker("of the application", "nowhere", "A plugin.", "plugin-of-the-application")
-    """
-
-
-class ForkedApplicationTests(ForkedSessionTestCase):
-    """What an application finds in a worker that was forked, and what is done at its end."""
-
-    def forked(self) -> Any:
-        """A session whose workers are forked, in a folder with a plugin."""
-        folder = self.folder(site_under_test__py=APPLICATION)
-        plugins = folder / "twisted" / "plugins"
-        plugins.mkdir(parents=True)
-        (plugins / "plugin_of_the_application.py").write_text(textwrap.dedent(PLUGIN))
-        session = self.begin(folder=folder)
-        self.assertTrue(is_forked(session.server_pid))
-        return session
-
-    def test_surroundings(self) -> None:
-        """Its folder is the first of sys.path, once; its own plugins are found; `multiprocessing` spawns processes."""
-        session = self.forked()
-        folder = str(session.folder.resolve())
-        self.assertEqual(json.loads(session.get("/path")[1]), [folder, folder])
-        self.assertIn("plugin-of-the-application", json.loads(session.get("/plugins")[1]))
-        self.assertEqual(json.loads(session.get("/multiply")[1]), [42])
-
-    def test_end(self) -> None:
-        """At its end all is done that an interpreter does: exit functions, `logging`, temporary folders."""
-        session = self.forked()
-        workers = self.workers(session)
-        self.assertEqual(len(list(session.folder.glob("kept-*"))), len(workers))
-        self.assertEqual(session.end(), 0)
-        wait_until(lambda: not any(map(is_alive, workers)), "the end of all workers")
-        self.assertEqual(list(session.folder.glob("kept-*")), [])
-        for pid in workers:
-            self.assertEqual((session.folder / f"log-{pid}").read_text(), "kept until the end\n")
-            self.assertEqual((session.folder / f"exit-{pid}").read_text(), "at exit")
-        self.assertIn("ZeroDivisionError", session.transcript())
