@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -79,12 +80,17 @@ class Worker:
         """What the probe tells, which has not come to its end."""
         text = b""
         while not text.endswith(b"}}"):
-            more = os.read(self.stdout, 65536)
+            readable, _, _ = select.select([self.stdout], [], [], LONG)
+            more = os.read(self.stdout, 65536) if readable else b""
             if not more:
-                raise AssertionError(f"it has ended: {os.read(self.stderr, 65536)!r}")
+                raise AssertionError(f"it told {text!r}, then nothing: {self.complaint()!r}")
             text += more
         seen: dict[str, Any] = json.loads(text[:-1])
         return seen
+
+    def complaint(self) -> bytes:
+        """What there is on its standard error."""
+        return os.read(self.stderr, 65536) if select.select([self.stderr], [], [], 0)[0] else b""
 
     def status(self) -> int:
         """Its exit status. Only its parent is told."""
@@ -110,6 +116,7 @@ class ForkServerTestCase(SynchronousTestCase):
             "PYTHONDONTWRITEBYTECODE": "1",
             MARK_VARIABLE: "0123456789abcdef",
         }
+        self.given.pop("PYTHONUNBUFFERED", None)  # with it, nobody would have to see to that
         self.given["PYTHONPATH"] = f"{self.folder}:{self.given['PYTHONPATH']}"
         ours, theirs = socket.socketpair()
         self.channel = ours
@@ -188,7 +195,6 @@ class ForkedWorkerTests(ForkServerTestCase):
         sent = [stdin, writing, *files]
         for each in (reading, writing, stdin, ours, *files):
             self.addCleanup(self.close, each)
-        # Numbers that stand in each other's way.
         answer = self.ask(self.order([], {}, len(sent)), *sent)
         self.addCleanup(self.end, answer["pid"])
         expected = {str(place): [os.fstat(each).st_ino, True] for place, each in enumerate(sent)}
@@ -220,7 +226,9 @@ class ForkedWorkerTests(ForkServerTestCase):
     def test_proc(self) -> None:
         """The system shows a worker's command line, its name and its marks, as whole words, however long the rest."""
         marks = {MARK_VARIABLE: "0123456789abcdef", WORKER_VARIABLE: "7"}
-        worker = self.fork("--worker=7", "--directory=/" + "x" * 5000, FIRST="a", LONG="x" * 100_000, **marks)
+        worker = self.fork(
+            "--worker=7", "--directory=/" + "x" * 5000, FIRST="a", LONG="x" * 100_000, LAST="b", **marks
+        )
         worker.seen()
         words = command_line(worker.pid)
         wanted = ["python", *ENTRY, "--worker=7"]

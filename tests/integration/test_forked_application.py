@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 
 from tests.integration.sessions import TestSession, is_alive, wait_until
 from tests.integration.test_forked_session import ForkedSessionTestCase, is_forked
@@ -61,33 +62,35 @@ PLUGIN = """
 class ForkedApplicationTests(ForkedSessionTestCase):
     """What an application finds in a worker that was forked, and what is done at its end."""
 
-    def forked(self) -> TestSession:
-        """A session whose workers are forked, in a folder with a plugin."""
-        folder = self.folder(site_under_test__py=APPLICATION)
-        plugins = folder / "twisted" / "plugins"
+    def forked(self) -> tuple[TestSession, Path]:
+        """A session whose workers are forked; its application lies in a folder, with a plugin, where twistd is not."""
+        session_folder = self.folder()
+        site = session_folder / "site"
+        plugins = site / "twisted" / "plugins"
         plugins.mkdir(parents=True)
+        (site / "site_under_test.py").write_text(textwrap.dedent(APPLICATION))
         (plugins / "plugin_of_the_application.py").write_text(textwrap.dedent(PLUGIN))
-        session = self.begin(folder=folder)
+        session = self.begin(folder=session_folder, configuration='directory = "site"\n')
         self.assertTrue(is_forked(session.server_pid))
-        return session
+        return session, site
 
     def test_surroundings(self) -> None:
         """Its folder is the first of sys.path, once; its own plugins are found; `multiprocessing` spawns processes."""
-        session = self.forked()
-        folder = str(session.folder.resolve())
+        session, site = self.forked()
+        folder = str(site.resolve())
         self.assertEqual(json.loads(session.get("/path")[1]), [folder, folder])
         self.assertIn("plugin-of-the-application", json.loads(session.get("/plugins")[1]))
         self.assertEqual(json.loads(session.get("/multiply")[1]), [42])
 
     def test_end(self) -> None:
         """At its end all is done that an interpreter does: exit functions, `logging`, temporary folders."""
-        session = self.forked()
+        session, site = self.forked()
         workers = self.workers(session)
-        self.assertEqual(len(list(session.folder.glob("kept-*"))), len(workers))
+        self.assertEqual(len(list(site.glob("kept-*"))), len(workers))
         self.assertEqual(session.end(), 0)
         wait_until(lambda: not any(map(is_alive, workers)), "the end of all workers")
-        self.assertEqual(list(session.folder.glob("kept-*")), [])
+        self.assertEqual(list(site.glob("kept-*")), [])
         for pid in workers:
-            self.assertEqual((session.folder / f"log-{pid}").read_text(), "kept until the end\n")
-            self.assertEqual((session.folder / f"exit-{pid}").read_text(), "at exit")
+            self.assertEqual((site / f"log-{pid}").read_text(), "kept until the end\n")
+            self.assertEqual((site / f"exit-{pid}").read_text(), "at exit")
         self.assertIn("ZeroDivisionError", session.transcript())
