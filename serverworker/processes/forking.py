@@ -146,7 +146,10 @@ class ForkServer(ProcessProtocol):
             number = answer["error"] or errno.EAGAIN
             raise OSError(number, os.strerror(number))
         pid: int = answer["pid"]
-        entry = read_process(pid)
+        try:
+            entry = read_process(pid)
+        except OSError:  # no descriptor is left to look with, and the worker is there
+            entry = None
         if entry is not None and entry.parent != os.getpid():
             # Nobody would see its death. Its channel is closed with the error, and with it it ends.
             raise ForkServerLost(f"what it forks is not adopted by this process, but by {entry.parent}")
