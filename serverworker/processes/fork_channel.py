@@ -12,6 +12,9 @@ from typing import Any
 
 from attrs import frozen
 
+FORK_SERVER = "serverworker.processes.fork_server"
+"""The module that a fork server runs, and what its command line shows."""
+
 MOST_DESCRIPTORS = 250
 """In one message; the kernel takes 253 (SCM_MAX_FD)."""
 

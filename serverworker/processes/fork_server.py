@@ -29,21 +29,10 @@ from attrs import frozen
 from serverworker.processes import fork_channel
 from serverworker.processes.forked import Forked, become_worker, name_process
 from serverworker.processes.give_way import give_way
+from serverworker.processes.guardian_child import IGNORED
 
 _AT_A_TIME = 64
 """Files that are looked at before others have their turn: half a millisecond."""
-
-MODULE = "serverworker.processes.fork_server"
-
-IGNORED = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-"""What an operator or a service manager sends to the whole group. The end of the channel is what ends a fork server."""
 
 PRELOADED = (
     "serverworker.processes.entry",
@@ -84,8 +73,10 @@ class _File:
 def run(channel: socket.socket) -> None:
     """Serve until the channel ends. In a worker that was forked this does not return: it ends the process."""
     os.setsid()
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
-    name_process(("serverworker", "-m", MODULE))
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in IGNORED
+    }  # the end of the channel is what ends it
+    name_process(("serverworker", "-m", fork_channel.FORK_SERVER))
     forked = _serve(channel)
     if forked is not None:
         channel.close()

@@ -21,9 +21,9 @@ from twisted.python.failure import Failure
 
 from serverworker.processes import fork_channel
 from serverworker.processes.descendants import read_process
+from serverworker.processes.exit_statuses import take_status
+from serverworker.processes.fork_channel import FORK_SERVER
 from serverworker.processes.spawn import Ends, InterpreterSpawner, Recipe, Start, connected
-
-MODULE = "serverworker.processes.fork_server"
 
 ANSWER_SECONDS = 1.0
 """A fork takes some milliseconds. A fork server that does not answer for so long is killed."""
@@ -33,9 +33,6 @@ FIRST_SECONDS = 2.0
 
 AGAIN_SECONDS = 10.0
 """Between the starts of two fork servers."""
-
-_UNKNOWN_STATUS = 255 << 8
-"""Exit status 255, which is what asyncio says in this case."""
 
 _READ_AT_START = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "LC_", "LANG", "OPENSSL_", "SSL_")
 """What the names of variables begin with that Python, the C library and OpenSSL read once, when a process starts."""
@@ -62,14 +59,9 @@ class ForkedProcess:
 
     def reapProcess(self) -> None:
         """Called by Twisted after each SIGCHLD."""
-        if self.pid is None:
-            return
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else in this process has taken its status
-            pid, status = self.pid, _UNKNOWN_STATUS
-        if pid:
-            unregisterReapProcessHandler(pid, self)
+        status = None if self.pid is None else take_status(self.pid, "process")
+        if status is not None:
+            unregisterReapProcessHandler(self.pid, self)
             self.processEnded(status)
 
     def processEnded(self, status: int) -> None:
@@ -279,7 +271,7 @@ def start_fork_server(reactor: Any, environment: Mapping[str, str]) -> ForkServe
         reactor.spawnProcess(
             server,
             sys.executable,
-            [sys.executable, "-m", MODULE, "3"],
+            [sys.executable, "-m", FORK_SERVER, "3"],
             env=dict(environment),
             childFDs={0: nowhere, 1: nowhere, 2: nowhere, 3: theirs.fileno()},
         )

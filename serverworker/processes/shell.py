@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from serverworker.processes.exit_statuses import take_status
 from serverworker.processes.output import LineSplitter, read_available
 from serverworker.values.errors import ServerWorkerError
 from serverworker.values.events import OutputLine
@@ -256,13 +257,9 @@ class _Running:
 
     def reapProcess(self) -> None:
         """A child of this process has ended: this one?"""
-        try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            _log.error("somebody else has taken the exit status of command {pid}: told as 255", pid=self.pid)
-            pid, status = self.pid, 255 << 8
-        if pid:
-            unregisterReapProcessHandler(pid, self)
+        status = take_status(self.pid, "command")
+        if status is not None:
+            unregisterReapProcessHandler(self.pid, self)
             self.processEnded(status)
 
     def processEnded(self, status: int) -> None:

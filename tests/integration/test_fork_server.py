@@ -24,8 +24,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.processes import fork_channel
 from serverworker.processes.descendants import PR_SET_CHILD_SUBREAPER, read_process, set_subreaper
-from serverworker.processes.fork_server import IGNORED, MODULE
+from serverworker.processes.fork_channel import FORK_SERVER
 from serverworker.processes.guardian import MARK_VARIABLE
+from serverworker.processes.guardian_child import IGNORED
 from serverworker.processes.spawn import ENTRY, WORKER_VARIABLE
 from tests.integration.programs import own_environment
 from tests.integration.sessions import LONG
@@ -124,7 +125,7 @@ class ForkServerTestCase(SynchronousTestCase):
         self.addCleanup(self.channel.close)
         with theirs:
             self.server = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(theirs.fileno())],
+                [sys.executable, "-m", FORK_SERVER, str(theirs.fileno())],
                 env=self.given,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -275,7 +276,7 @@ class ForkServerTests(ForkServerTestCase):
         self.preload()
         pid = self.server.pid
         self.assertEqual(os.getsid(pid), pid)
-        self.assertEqual(command_line(pid), ["serverworker", "-m", MODULE])
+        self.assertEqual(command_line(pid), ["serverworker", "-m", FORK_SERVER])
         self.assertEqual(len(self.open_in(pid)), 4)
 
     def test_nothing_kept(self) -> None:

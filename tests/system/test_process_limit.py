@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from serverworker.processes.descendants import children_of
-from serverworker.processes.forking import MODULE
+from serverworker.processes.fork_channel import FORK_SERVER
 from tests.integration.faults.ground import Ground
 from tests.integration.sessions import SessionTestCase, wait_until
 from tests.system import SKIP
@@ -32,7 +32,7 @@ def fork_servers(monitor: int) -> list[int]:
     return [
         child.pid
         for child in children_of(monitor)
-        if MODULE.encode() in Path("/proc", str(child.pid), "cmdline").read_bytes()
+        if FORK_SERVER.encode() in Path("/proc", str(child.pid), "cmdline").read_bytes()
     ]
 
 

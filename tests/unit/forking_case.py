@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from serverworker.processes import fork_channel, forking
+from serverworker.processes.fork_channel import FORK_SERVER
 from serverworker.processes.forking import ForkedProcess, ForkServer, ForkSpawner
 from serverworker.processes.shares import Shares
 from serverworker.processes.spawn import BoundPort, Ends, Recipe
@@ -91,7 +92,7 @@ class RecordingReactor(Clock):
     def spawnProcess(
         self, protocol: Any, executable: str, args: list[str], env: dict[str, str], childFDs: dict[int, int]
     ) -> FakeProcess:
-        if forking.MODULE not in args:
+        if FORK_SERVER not in args:
             self.workers.append(args)
             return FakeProcess(90000)
         if self.error is not None:

@@ -179,6 +179,16 @@ class LossTests(SpawnerCase):
         self.assert_replaced(f"what it forks is not adopted by this process, but by {os.getppid()}")
         self.assertNotIn(os.getpid(), twisted_process.reapProcessHandlers)
 
+    def test_nobody_can_look(self) -> None:
+        """Where no descriptor is left to look whose child the fork is, it is kept: it is there."""
+
+        def read_process(pid: int) -> None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        self.patch(forking, "read_process", read_process)
+        self.first.answers(READY)
+        self.assert_forked(by=self.first)
+
     def test_told(self) -> None:
         """One of whose end the reactor tells is asked nothing, and the log says how it ended."""
         self.first.answers(READY)
