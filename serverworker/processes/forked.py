@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from attrs import frozen
 
@@ -69,16 +69,18 @@ def place_descriptors(descriptors: Sequence[int]) -> None:
 
 def _open_standard_streams() -> None:
     """As ``python -u`` does: what is printed leaves the process at once."""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115 - final, but not for what stands in for the interpreter
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         before = getattr(sys, f"__{name}__")
-        stream = io.TextIOWrapper(
-            io.FileIO(descriptor, "w", closefd=False),
+        raw: Any = io.FileIO(descriptor, "r" if name == "stdin" else "w", closefd=False)
+        raw.name = f"<{name}>"
+        stream: Any = io.TextIOWrapper(
+            io.BufferedReader(raw) if name == "stdin" else raw,
             encoding=getattr(before, "encoding", None),
             errors=getattr(before, "errors", None),
-            newline="\n",
+            newline=None if name == "stdin" else "\n",
             write_through=True,
         )
+        stream.mode = "r" if name == "stdin" else "w"
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
