@@ -13,6 +13,8 @@ def give_way() -> None:
 
     A process that goes on working is left its processor until the kernel's next tick, 4 ms later, even where others
     wait for it and the next processor is idle (measured, Linux 6.18, on two of them). One that sleeps is not.
+
+    In the reactor's thread too: it sleeps a millisecond in a worker that does not serve yet, or no longer accepts.
     """
     with suppress(OSError):
         # Where the system refuses, as with libfaketime (EINVAL), nobody may die of a courtesy.
