@@ -7,8 +7,8 @@
 One contender runs at a time, until all of its processes are idle, then for `--seconds` more. Memory is in MB (10⁶
 bytes): RSS, and PSS (smaps_rollup), in which a page that several processes share is divided among them. Processor time
 is in percent of one core, from /proc/PID/task/*/schedstat; a wake-up is a voluntary context switch. `others` are the
-guardian and the fork server of ours. Ours has one standby beside its workers, as by default. supervisord and procmon keep as many children
-of `twisted.web`, each on a port of its own; circus hands them its socket.
+guardian and the fork server of ours. Ours has one standby beside its workers, as by default. supervisord and procmon
+keep as many children of `twisted.web`, each on a port of its own; circus hands them its socket.
 
 Owed: the monitor's idle processor time grows no more than linearly with the workers, and stays under 1 % of a core with
 50; its PSS is no more than procmon's with the same workers. Exit status 1 where that does not hold.

@@ -54,7 +54,7 @@ class AgentSetup:
                     f"not this {type(key).__name__}"
                 )
             self._take_key(key)
-        except Exception:
+        except Exception:  # it is no key, or cannot be written to the disk: the session has one
             self._fault("the agent's session key", Failure(), "a key that was made at random holds")
 
     def _failed(self, failure: Failure) -> None:

@@ -108,8 +108,6 @@ class Session:
         self._keep_key: Callable[[str], object] = lambda key: None
         self._exits: Deferred[Any] = succeed(None)
         self._guardian = Guardian(reactor)
-        if spawner is None:
-            spawner = self._open_spawner(fork_server)
         self._shell = ShellCommands(reactor, stream.publish, self._guardian)
         self._shares = Shares.create()
         self.flow = OutputFlow(
@@ -118,27 +116,27 @@ class Session:
             lambda: min(PATIENCE_SECONDS, self.settings.watchdog.timeout_seconds / 2),
         )
         """Is told of the sinks that what workers print goes to."""
-        self.engine = Engine(
-            Surroundings(
-                reactor=reactor,
-                spawner=spawner,
-                handlers=self.handlers,
-                stream=stream,
-                recipe=self._recipe,
-                join_answer=self._join_answer,
-                last_ports=self._last_ports,
-                tolerance=lambda: self.settings.polling.failure_tolerance,
-                started=self._guardian.watch,
-                gone=LeftBehind(reactor, self._guardian, lambda: self.engine.state).end,
-                finished=self._finished,
-                flow=self.flow,
-            ),
-            policy_of(settings),
-            seed,
-        )
+        around = self._surroundings(spawner or self._open_spawner(fork_server))
+        self.engine = Engine(around, policy_of(settings), seed)
         self._chance = Random(seed).random  # noqa: S311 - jitter, not a secret
         self._watches = Watches(reactor, self.engine, settings, self._chance)
         stream.observe(self._watch_own_events, ignore_lines)
+
+    def _surroundings(self, spawner: Spawner) -> Surroundings:
+        return Surroundings(
+            reactor=self.reactor,
+            spawner=spawner,
+            handlers=self.handlers,
+            stream=self.stream,
+            recipe=self._recipe,
+            join_answer=self._join_answer,
+            last_ports=self._last_ports,
+            tolerance=lambda: self.settings.polling.failure_tolerance,
+            started=self._guardian.watch,
+            gone=LeftBehind(self.reactor, self._guardian, lambda: self.engine.state).end,
+            finished=self._finished,
+            flow=self.flow,
+        )
 
     def _open_spawner(self, fork_server: ForkServer | None) -> Spawner:
         spawner = ForkSpawner(

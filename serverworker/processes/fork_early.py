@@ -22,33 +22,14 @@ from serverworker.processes.forking import ForkedProcess, ForkServer
 CHANGES_PROCESS = ("uid", "gid", "chroot", "umask")
 """Options of twistd's that change what the monitor is after it has read its options."""
 
-_KNOWN = frozenset(
-    {
-        *(
-            "OpenSSL",
-            "_cffi_backend",
-            "attr",
-            "attrs",
-            "automat",
-            "constantly",
-            "cryptography",
-            "h2",
-            "hpack",
-        ),
-        *("hyperframe", "hyperlink", "idna", "incremental", "multipart", "packaging", "priority", "pyasn1"),
-        *(
-            "pyasn1_modules",
-            "serverworker",
-            "service_identity",
-            "treq",
-            "twisted",
-            "typing_extensions",
-            "zope",
-        ),
-        # what site imports in any interpreter of an environment
-        *("_distutils_hack", "_virtualenv", "sitecustomize", "usercustomize", "__main__", "__mp_main__"),
-    }
-)
+_FRAMEWORK = """
+    OpenSSL _cffi_backend attr attrs automat constantly cryptography h2 hpack hyperframe hyperlink idna incremental multipart
+    packaging priority pyasn1 pyasn1_modules serverworker service_identity treq twisted typing_extensions zope
+"""
+_OF_ANY_INTERPRETER = "_distutils_hack _virtualenv sitecustomize usercustomize __main__ __mp_main__"
+"""What Python's own start and `site` import in an environment."""
+
+_KNOWN = frozenset([*_FRAMEWORK.split(), *_OF_ANY_INTERPRETER.split()])
 """Packages whose modules a worker may find imported: the framework's own."""
 
 _KNOWN_BEGINNINGS = ("__editable__", "_sysconfigdata_")
