@@ -41,11 +41,16 @@ APPLICATION = """
     def plugins():
         return [each.tapname for each in getPlugins(IServiceMaker)]
 
+    def streams():
+        return [[each.name, each.mode, each.fileno()] for each in (sys.stdin, sys.stdout, sys.stderr)]
+
     class Root(Resource):
         isLeaf = True
 
         def render_GET(self, request):
-            call = {b"/multiply": multiply, b"/path": path, b"/plugins": plugins}.get(request.path, list)
+            call = {"multiply": multiply, "path": path, "plugins": plugins, "streams": streams}[
+                request.path[1:].decode() or "path"
+            ]
             called = deferToThread(call)
             called.addCallback(lambda found: request.write(json.dumps(found).encode()))
             called.addCallback(lambda _: request.finish())
@@ -75,12 +80,14 @@ class ForkedApplicationTests(ForkedSessionTestCase):
         return session, site
 
     def test_surroundings(self) -> None:
-        """Its folder is the first of sys.path, once; its own plugins are found; `multiprocessing` spawns processes."""
+        """The folder comes first in sys.path, once; plugins are found; `multiprocessing` spawns; streams have names."""
         session, site = self.forked()
         folder = str(site.resolve())
         self.assertEqual(json.loads(session.get("/path")[1]), [folder, folder])
         self.assertIn("plugin-of-the-application", json.loads(session.get("/plugins")[1]))
         self.assertEqual(json.loads(session.get("/multiply")[1]), [42])
+        streams = [["<stdin>", "r", 0], ["<stdout>", "w", 1], ["<stderr>", "w", 2]]
+        self.assertEqual(json.loads(session.get("/streams")[1]), streams)
 
     def test_end(self) -> None:
         """At its end all is done that an interpreter does: exit functions, `logging`, temporary folders."""
