@@ -223,7 +223,7 @@ class FastAPITests(ApplicationProof):
         from websockets.sync.client import connect
 
         session = self.begin("--drain-timeout", "2")
-        pid = session.server_pid
+        pid, worker = session.server_pid, session.serving()[-1]["worker"]
         with connect(f"ws://127.0.0.1:{session.port()}/socket", open_timeout=LONG) as client:
             client.send("one")
             self.assertEqual("echo one", client.recv(LONG))
@@ -238,7 +238,7 @@ class FastAPITests(ApplicationProof):
             self.assertLess(time.monotonic() - began, 4)
         assert caught.exception.rcvd is not None
         self.assertEqual(1012, caught.exception.rcvd.code)
-        session.wait_for("WorkerExited", after=after)
+        session.wait_for("WorkerExited", after=after, matching=lambda event: event["worker"] == worker)
         self.assertIn([str(pid), "down"], self.lifespans(session))
         self.assertEqual([], session.reports())
 
