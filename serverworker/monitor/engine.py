@@ -295,6 +295,9 @@ class Engine:
     def beaten(self, worker_id: int, beat: Beat) -> None:
         """A worker has polled itself."""
         self._around.stream.publish(events.Heartbeat(worker=worker_id, beat=beat))
+        worker = self._state.worker(worker_id)
+        if worker is None or not (beat.failures or worker.failures):
+            return  # all is well, as it was: most beats by far, and each turn of the core looks at all workers
         tolerance = self._around.tolerance()
         self.happened(
             inputs.BeatTold(worker=worker_id, failures=beat.failures, text=beat.text, tolerance=tolerance)

@@ -198,6 +198,18 @@ class TellingTests(EngineTestCase):
         self.assertEqual(failed, [(1, 2, "500"), (2, 2, "500")])
         self.assertEqual(self.event(events.HeartbeatRecovered).failures, 2)
 
+    def test_good_beats(self) -> None:
+        """One that is good, as the one before, is told, and is nothing to decide: no turn of the core is spent on it."""
+        self.begin()
+        self.bring_up(1)
+        fed: list[inputs.Input] = []
+        self.patch(self.engine, "happened", fed.append)
+        beat = {"at": 1.0, "ok": True, "seconds": 0.1, "text": "200", "failures": 0}
+        self.process(1).link.tell(commands.BeatTold, beat=beat)
+        self.reactor.turn()
+        self.assertEqual(fed, [])
+        self.assertEqual(self.event(events.Heartbeat).beat.text, "200")
+
     def test_kill_session(self) -> None:
         """A worker that wants the session to end is named as the one who asked (row W5)."""
         self.begin()
